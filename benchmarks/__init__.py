@@ -1,0 +1,1 @@
+"""Benchmarks of effkern; docs/benchmarking.md says how they measure."""

@@ -1,0 +1,100 @@
+"""The plots of a report, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+from .. import analysis  # noqa: E402
+from ..contenders import LABELS  # noqa: E402
+from . import findings, layer_plots  # noqa: E402
+from .roofline_plot import roofline  # noqa: E402
+from .style import PASS_TITLES, SETTINGS, STYLES, legend_below  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Picture:
+    path: Path
+    title: str
+    note: str
+
+
+def summary(results: dict[str, Any], cells: pd.DataFrame) -> Any:
+    """Bars of the mean speed-up of each class, one panel per pass."""
+    ours = cells[cells["contender"].map(analysis.is_effkern)]
+    passes = sorted(set(ours["pass"]), key=analysis.PASS_ORDER.__getitem__)
+    size = (1 + 3.4 * len(passes), 1.4 + 0.34 * ours["kind"].nunique())
+    figure, axes = plt.subplots(1, len(passes), figsize=size, squeeze=False)
+    for pass_, axis in zip(passes, axes[0], strict=True):
+        table = analysis.by_kind(ours[ours["pass"] == pass_], "speedup")
+        names = [name for name in STYLES if name in table]
+        for i, name in enumerate(names):
+            places = [y + (i + 0.5 - len(names) / 2) * 0.4 for y in range(len(table))]
+            axis.barh(places, table[name], 0.4, color=STYLES[name][0], label=LABELS[name])
+            for y, value in zip(places, table[name], strict=True):
+                axis.text(value, y, f" {value:.1f}", va="center", fontsize=7)
+        axis.set_yticks(range(len(table)), table["kind"])
+        axis.invert_yaxis()
+        axis.margins(x=0.12)
+        axis.axvline(1, color="black", linewidth=1)
+        axis.grid(visible=False, axis="y")
+        axis.set_title(PASS_TITLES[pass_])
+        axis.set_xlabel("times as fast as PyTorch")
+    legend_below(figure, columns=2)
+    return figure
+
+
+_PLOTS: dict[str, tuple[Callable[..., Any], str, str]] = {
+    "summary": (
+        summary,
+        "Speed-up over PyTorch's better layout, by class",
+        "Geometric means over the layers of a class; k: kernel size, s: stride.",
+    ),
+    "speedup": (
+        layer_plots.speedup,
+        "Speed-up over PyTorch's better layout, by layer",
+        "Layers: channels@size, kernel size, stride; at 1x both are equally fast.",
+    ),
+    "over-roofline": (
+        layer_plots.over_roofline,
+        "Time over the roofline, by layer",
+        "1x is the least time that the ceilings measured in the same run allow.",
+    ),
+    "roofline": (
+        roofline,
+        "Roofline",
+        "Each marker is a layer; the lines are the ceilings measured in the same run, copies over "
+        "working sets of three sizes.",
+    ),
+}
+
+
+def draw(results: dict[str, Any], folder: Path) -> list[Picture]:
+    """Draws every plot for every dtype and batch size; returns them in the order to show."""
+    pictures = []
+    groups = list(analysis.frame(results).groupby(["dtype", "batch"], sort=False))
+    warnings = findings.warnings(results)
+    for (dtype, batch), cells in groups:
+        for name, (plot, title, note) in _PLOTS.items():
+            if name in ("summary", "speedup") and not analysis.is_compared(cells):
+                continue
+            suffix = f"-{dtype}-b{batch}" if len(groups) > 1 else ""
+            path = folder / f"{results['kind']}-{name}{suffix}.png"
+            heading = f"{title} ({dtype}, batch {batch}, {results['slug']})"
+            with plt.rc_context(SETTINGS):
+                figure = plot(results, cells)
+                # What a run must be warned of goes wherever its pictures go.
+                text = "\n".join([heading, *(warning[:110] for warning in warnings)])
+                figure.suptitle(text, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+                figure.savefig(path)
+                plt.close(figure)
+            pictures.append(Picture(path, heading, note))
+    return pictures

@@ -1,0 +1,27 @@
+// From a DType to the device type it names.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "depthwise_conv2d/depthwise_conv2d.h"
+
+namespace effkern {
+
+// Calls function(T()) with the type of `dtype`.
+template <typename Function>
+auto with_dtype(DType dtype, Function function) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return function(double());
+    case DType::kFloat32:
+      return function(float());
+    case DType::kFloat16:
+      return function(__half());
+    case DType::kBFloat16:
+      break;
+  }
+  return function(__nv_bfloat16());
+}
+
+}  // namespace effkern

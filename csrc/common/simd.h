@@ -1,0 +1,315 @@
+// SIMD vectors for one instruction set, chosen by the macros of the file that includes this one:
+//   EFFKERN_ISA        the namespace (baseline, avx2, avx512)
+//   EFFKERN_VECTOR     bytes of a vector
+// Everything lives in a namespace of its own per instruction set and nothing here uses the standard
+// library's templates: the linker would merge their AVX-512 instances into the AVX2 path.
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace effkern {
+namespace EFFKERN_ISA {
+
+#define EFFKERN_INLINE inline __attribute__((always_inline))
+
+// 16-bit storage types; arithmetic is done in float.
+struct Half {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class A>
+struct Vector;
+template <>
+struct Vector<float> {
+  typedef float type __attribute__((vector_size(EFFKERN_VECTOR)));
+  typedef float unaligned __attribute__((vector_size(EFFKERN_VECTOR), aligned(4), may_alias));
+  typedef int32_t mask __attribute__((vector_size(EFFKERN_VECTOR)));
+};
+template <>
+struct Vector<double> {
+  typedef double type __attribute__((vector_size(EFFKERN_VECTOR)));
+  typedef double unaligned __attribute__((vector_size(EFFKERN_VECTOR), aligned(8), may_alias));
+  typedef int64_t mask __attribute__((vector_size(EFFKERN_VECTOR)));
+};
+template <class A>
+using Vec = typename Vector<A>::type;
+template <class A>
+constexpr int kLanes = EFFKERN_VECTOR / static_cast<int>(sizeof(A));
+
+// The type in which T is computed and accumulated.
+template <class T>
+struct Accumulate {
+  using type = float;
+};
+template <>
+struct Accumulate<double> {
+  using type = double;
+};
+template <class T>
+using Acc = typename Accumulate<T>::type;
+
+template <class A>
+EFFKERN_INLINE Vec<A> splat(A value) {
+  return value - Vec<A>{};
+}
+
+template <class A>
+EFFKERN_INLINE Vec<A> load_acc(const A* p) {
+  return *reinterpret_cast<const typename Vector<A>::unaligned*>(p);
+}
+template <class A>
+EFFKERN_INLINE void store_acc(A* p, Vec<A> v) {
+  *reinterpret_cast<typename Vector<A>::unaligned*>(p) = v;
+}
+
+// NaN stays NaN, as in torch's clamp and relu.
+template <class A>
+EFFKERN_INLINE Vec<A> clamp(Vec<A> v, Vec<A> lo, Vec<A> hi) {
+  v = v < lo ? lo : v;
+  return v > hi ? hi : v;
+}
+
+EFFKERN_INLINE float to_acc(float v) { return v; }
+EFFKERN_INLINE double to_acc(double v) { return v; }
+EFFKERN_INLINE float to_acc(BFloat16 v) {
+  uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  float out;
+  memcpy(&out, &bits, 4);
+  return out;
+}
+EFFKERN_INLINE float to_acc(Half v) {
+#if defined(__F16C__)
+  return _cvtsh_ss(v.bits);
+#else
+  const uint32_t sign = static_cast<uint32_t>(v.bits & 0x8000u) << 16;
+  const uint32_t magnitude = v.bits & 0x7fffu;
+  uint32_t bits;
+  if (magnitude >= 0x7c00u) {
+    bits = sign | 0x7f800000u | (magnitude & 0x3ffu) << 13;
+  } else if (magnitude >= 0x400u) {
+    bits = sign | ((magnitude << 13) + 0x38000000u);
+  } else {
+    // Subnormal: exact in float as an integer times 2^-24.
+    float value = static_cast<float>(magnitude) * 5.9604644775390625e-8f;
+    memcpy(&bits, &value, 4);
+    bits |= sign;
+  }
+  float out;
+  memcpy(&out, &bits, 4);
+  return out;
+#endif
+}
+
+EFFKERN_INLINE void from_acc(float v, float* out) { *out = v; }
+EFFKERN_INLINE void from_acc(double v, double* out) { *out = v; }
+EFFKERN_INLINE void from_acc(float v, BFloat16* out) {
+  uint32_t bits;
+  memcpy(&bits, &v, 4);
+  // Round to nearest, ties to even; NaN keeps a payload bit.
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  out->bits = static_cast<uint16_t>(nan ? 0x7fc0u | (bits >> 16) : rounded);
+}
+EFFKERN_INLINE void from_acc(float v, Half* out) {
+#if defined(__F16C__)
+  out->bits = _cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT);
+#else
+  uint32_t bits;
+  memcpy(&bits, &v, 4);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  uint32_t half;
+  if (magnitude > 0x7f800000u) {
+    half = 0x7e00u;
+  } else if (magnitude >= 0x477ff000u) {
+    // 65520 and above round to infinity.
+    half = 0x7c00u;
+  } else if (magnitude >= 0x38800000u) {
+    half = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+  } else {
+    // Adding 0.5 lets the float unit round the subnormal to a multiple of 2^-24.
+    float value;
+    memcpy(&value, &magnitude, 4);
+    value += 0.5f;
+    memcpy(&half, &value, 4);
+    half -= 0x3f000000u;
+  }
+  out->bits = static_cast<uint16_t>(sign | half);
+#endif
+}
+
+// kLanes elements of T, converted.
+EFFKERN_INLINE Vec<float> load(const float* p) { return load_acc(p); }
+EFFKERN_INLINE Vec<double> load(const double* p) { return load_acc(p); }
+EFFKERN_INLINE void store(float* p, Vec<float> v) { store_acc(p, v); }
+EFFKERN_INLINE void store(double* p, Vec<double> v) { store_acc(p, v); }
+
+typedef uint16_t VecU16 __attribute__((vector_size(EFFKERN_VECTOR / 2)));
+typedef uint32_t VecU32 __attribute__((vector_size(EFFKERN_VECTOR)));
+
+EFFKERN_INLINE Vec<float> load(const BFloat16* p) {
+  VecU16 bits;
+  memcpy(&bits, p, sizeof bits);
+  return reinterpret_cast<Vec<float>>(__builtin_convertvector(bits, VecU32) << 16);
+}
+EFFKERN_INLINE void store(BFloat16* p, Vec<float> v) {
+  const VecU32 bits = reinterpret_cast<VecU32>(v);
+  const VecU32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const VecU32 nan = 0x7fc0u | (bits >> 16);
+  const VecU32 out = (bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
+  const VecU16 narrow = __builtin_convertvector(out, VecU16);
+  memcpy(p, &narrow, sizeof narrow);
+}
+EFFKERN_INLINE Vec<float> load(const Half* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec<float>>(
+      _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__F16C__)
+  return reinterpret_cast<Vec<float>>(
+      _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  Vec<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = to_acc(p[i]);
+  return v;
+#endif
+}
+EFFKERN_INLINE void store(Half* p, Vec<float> v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < kLanes<float>; ++i) from_acc(static_cast<float>(v[i]), p + i);
+#endif
+}
+
+// n < kLanes elements to or from memory that may end right behind them, without a loop: two copies
+// of a power of two that overlap.
+template <class T>
+EFFKERN_INLINE void copy_few(T* dst, const T* src, int64_t n) {
+  const auto both = [&](int64_t size) __attribute__((always_inline)) {
+    T a[8], b[8];
+    const size_t bytes = static_cast<size_t>(size) * sizeof(T);
+    memcpy(a, src, bytes);
+    memcpy(b, src + n - size, bytes);
+    memcpy(dst, a, bytes);
+    memcpy(dst + n - size, b, bytes);
+  };
+  if (n >= 8) {
+    both(8);
+  } else if (n >= 4) {
+    both(4);
+  } else if (n >= 2) {
+    both(2);
+  } else if (n == 1) {
+    *dst = *src;
+  }
+}
+
+// The first n elements, or kLanes of them; the lanes beyond read as zero.
+template <class T>
+EFFKERN_INLINE Vec<Acc<T>> load_upto(const T* p, int64_t n) {
+  constexpr int L = kLanes<Acc<T>>;
+  if (n >= L) return load(p);
+  T few[L] = {};
+  copy_few(few, p, n);
+  return load(few);
+}
+#if defined(__AVX2__) && EFFKERN_VECTOR == 32
+template <>
+EFFKERN_INLINE Vec<float> load_upto<float>(const float* p, int64_t n) {
+  static constexpr int32_t kMask[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  if (n >= 8) return load(p);
+  // A masked load touches no memory behind the mask.
+  const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + 8 - n));
+  return reinterpret_cast<Vec<float>>(_mm256_maskload_ps(p, mask));
+}
+#endif
+
+// Stores the first n lanes, or all.
+template <class T>
+EFFKERN_INLINE void store_upto(T* p, Vec<Acc<T>> v, int64_t n) {
+  constexpr int L = kLanes<Acc<T>>;
+  if (n >= L) {
+    store(p, v);
+  } else {
+    T few[L];
+    store(few, v);
+    copy_few(p, few, n);
+  }
+}
+
+// n elements, `stride` apart.
+template <class T>
+EFFKERN_INLINE Vec<Acc<T>> load_part(const T* p, int64_t stride, int n) {
+  if (stride == 1) return load_upto(p, n);
+  Acc<T> lanes[kLanes<Acc<T>>] = {};
+  for (int i = 0; i < n; ++i) lanes[i] = to_acc(p[i * stride]);
+  return load_acc(lanes);
+}
+template <class T>
+EFFKERN_INLINE void store_part(T* p, int64_t stride, Vec<Acc<T>> v, int n) {
+  if (stride == 1) return store_upto(p, v, n);
+  Acc<T> lanes[kLanes<Acc<T>>];
+  store_acc(lanes, v);
+  for (int i = 0; i < n; ++i) from_acc(lanes[i], p + i * stride);
+}
+
+// n elements from src to dst, converted, both contiguous. `dst` is written in whole vectors: what
+// follows it is zero or overwritten later.
+template <class T>
+EFFKERN_INLINE void widen_row(Acc<T>* dst, const T* src, int64_t n) {
+  constexpr int L = kLanes<Acc<T>>;
+  int64_t i = 0;
+  for (; i + L <= n; i += L) store_acc(dst + i, load(src + i));
+  if (i < n) store_acc(dst + i, load_upto(src + i, n - i));
+}
+template <class T>
+EFFKERN_INLINE void narrow_row(T* dst, const Acc<T>* src, int64_t n) {
+  constexpr int L = kLanes<Acc<T>>;
+  if (n < L) return store_upto(dst, load_acc(src), n);
+  int64_t i = 0;
+  for (; i + L <= n; i += L) store(dst + i, load_acc(src + i));
+  if (i < n) store(dst + n - L, load_acc(src + n - L));
+}
+
+#if EFFKERN_VECTOR == 32
+#define EFFKERN_HAS_TRANSPOSE 1
+// rows[i][j] -> rows[j][i], 8 x 8.
+EFFKERN_INLINE void transpose(Vec<float> (&rows)[8]) {
+  Vec<float> a[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = __builtin_shufflevector(rows[i], rows[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    a[i + 1] = __builtin_shufflevector(rows[i], rows[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+  Vec<float> b[8];
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      b[i + 2 * j] = __builtin_shufflevector(a[i + j], a[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+      b[i + 2 * j + 1] =
+          __builtin_shufflevector(a[i + j], a[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    rows[i] = __builtin_shufflevector(b[i], b[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    rows[i + 4] = __builtin_shufflevector(b[i], b[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+}
+#else
+#define EFFKERN_HAS_TRANSPOSE 0
+#endif
+
+}  // namespace EFFKERN_ISA
+}  // namespace effkern

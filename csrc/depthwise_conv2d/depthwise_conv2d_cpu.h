@@ -1,0 +1,137 @@
+// CPU backend of depthwise_conv2d: what its driver (depthwise_conv2d_cpu.cpp) hands to the kernels,
+// which are compiled once per instruction set. No torch, no standard library types.
+#pragma once
+
+#include <cstdint>
+
+#include "depthwise_conv2d.h"
+
+namespace effkern {
+
+// One axis of a problem as the stencil kernels see it.
+struct AxisGeometry {
+  int64_t phases, out_size, source_size, step, min_distance, max_distance;
+};
+// `source_size` is input_size, or output_size for the input gradient, whose source is grad_output.
+AxisGeometry axis_geometry(Pass pass, int64_t input_size, int64_t output_size, int64_t kernel,
+                           int64_t stride, int64_t pad, int64_t dilation);
+
+// How output index u of phase p along one axis meets the source: out = p + phases * u, and tap n of
+// that phase reads source index u * step + distance[n] with kernel index index[n]. The forward pass
+// has one phase; the input gradient with stride s has s of them, each a dense stencil of its own.
+struct StencilAxis : AxisGeometry {
+  // Taps of phase p: entries begin[p] to begin[p + 1], with ascending distance.
+  const int64_t* begin;
+  const int64_t* index;
+  const int64_t* distance;
+
+  int64_t count(int64_t phase) const {
+    return phases == 1 ? out_size : (out_size - phase + phases - 1) / phases;
+  }
+};
+
+// forward, input gradient, and grad * activation'(forward).
+struct StencilTask {
+  DepthwiseConv2dPlan plan;
+  StencilAxis rows, cols;
+  int64_t batch, channels;
+  // Output channel o reads the source channels (o / divide) * planes + m for m < planes.
+  int64_t divide, planes;
+  const void* source;
+  Strides4 source_strides;
+  // Weight of (o, m, tap i, tap j): (o * planes + m) * stride_o + i * stride_h + j * stride_w.
+  const void* weight;
+  int64_t weight_stride_o, weight_stride_h, weight_stride_w;
+  // The packed order of the taps is that of memory, or its reverse (`flipped`), without gaps.
+  bool dense_weight, flipped;
+  const void* bias;
+  int64_t bias_stride;
+  Activation activation;
+  // Null, or the gradient that multiplies the derivative of the activation.
+  const void* grad;
+  Strides4 grad_strides;
+  void* output;
+  Strides4 output_strides;
+  // Packed block of the source: elements per plane, and where each tap of each pair of phases
+  // reads, in elements; entries pair_begin[row_phase * cols.phases + col_phase] on, ordered (i, m,
+  // j).
+  int64_t plane;
+  const int64_t* tap_offset;
+  const int64_t* pair_begin;
+};
+
+struct WeightGradTask {
+  DepthwiseConv2dProblem problem;
+  DepthwiseConv2dPlan plan;
+  const void* input;
+  Strides4 input_strides;
+  const void* grad;
+  Strides4 grad_strides;
+  // Each may be null; grad_weight is contiguous.
+  void* grad_weight;
+  void* grad_bias;
+  // [splits][out_channels][taps + 1] in the accumulation type; null if there is one split.
+  void* workspace;
+};
+
+// Rows of the tallest register tile, and columns of the widest, whatever the instruction set.
+inline constexpr int kTileRowsBound = 8, kTileColsBound = 14;
+
+// Row buffers of a stencil's scratch, each of kTileRowsBound x kTileColsBound vectors: one per
+// column phase, and the space in which they are interleaved.
+inline constexpr int64_t row_buffers(int64_t phases) { return phases + phases / 8 + 2; }
+
+// The kernels of one instruction set. Each runs work units [begin, end) of the plan's grid.
+struct CpuKernels {
+  const char* name;
+  // Widest register tile.
+  int max_cols;
+  void (*stencil)(const StencilTask& task, DType dtype, int64_t begin, int64_t end, void* scratch);
+  void (*weight_grad)(const WeightGradTask& task, int64_t begin, int64_t end, void* scratch);
+  // Adds the splits of channels [begin, end) in ascending order.
+  void (*reduce_weight_grad)(const WeightGradTask& task, int64_t begin, int64_t end);
+};
+
+const CpuKernels& cpu_kernels_baseline();
+const CpuKernels& cpu_kernels_avx2();
+const CpuKernels& cpu_kernels_avx512();
+const CpuKernels& cpu_kernels(CpuIsa isa);
+
+// Runs body(begin, end) over a partition of [0, count), on several threads; from the caller, so
+// that this library needs no thread pool of its own.
+struct Parallel {
+  void (*run)(int64_t count, int64_t grain, void (*body)(int64_t, int64_t, void*), void* context);
+};
+
+// All return false if scratch memory could not be allocated.
+struct StencilTensors {
+  const void* source;
+  Strides4 source_strides;
+  const void* weight;
+  Strides4 weight_strides;
+  const void* bias;
+  int64_t bias_stride;
+  const void* grad;
+  Strides4 grad_strides;
+  void* output;
+  Strides4 output_strides;
+};
+
+// problem.pass says which: kForward (with `grad` set: grad * activation'(forward)) or kGradInput
+// (source is grad_output, output is grad_input).
+bool stencil_cpu(const DepthwiseConv2dProblem& problem, const DepthwiseConv2dPlan& plan, CpuIsa isa,
+                 const StencilTensors& tensors, Parallel parallel);
+
+struct WeightGradTensors {
+  const void* input;
+  Strides4 input_strides;
+  const void* grad;
+  Strides4 grad_strides;
+  void* grad_weight;
+  void* grad_bias;
+};
+
+bool weight_grad_cpu(const DepthwiseConv2dProblem& problem, const DepthwiseConv2dPlan& plan,
+                     CpuIsa isa, const WeightGradTensors& tensors, Parallel parallel);
+
+}  // namespace effkern

@@ -1,0 +1,70 @@
+// Packing of the weights of one vector of channels: [taps][lanes], in the order in which the
+// stencil walks through them, or [taps] where lanes are pixels. Writes up to kLanes taps more than
+// there are. Included after simd.h, once per instruction set.
+namespace effkern {
+namespace EFFKERN_ISA {
+
+#if EFFKERN_HAS_TRANSPOSE
+// Rows of taps, one per channel, to vectors of channels, one per tap, eight taps at a time.
+template <class T>
+void pack_transposed(const T* rows, int lanes, int64_t taps, bool flipped, float* out) {
+  constexpr int L = kLanes<float>;
+  for (int64_t k = 0; k < taps; k += L) {
+    Vec<float> block[L];
+    for (int lane = 0; lane < L; ++lane) {
+      block[lane] = lane < lanes ? load_upto(rows + lane * taps + k, taps - k) : Vec<float>{};
+    }
+    transpose(block);
+    for (int64_t i = 0; i < min64(L, taps - k); ++i) {
+      store_acc(out + (flipped ? taps - 1 - k - i : k + i) * L, block[i]);
+    }
+  }
+}
+#else
+template <class T, class A>
+void pack_transposed(const T*, int, int64_t, bool, A*) {}
+#endif
+
+template <class T, bool kChannels>
+void pack_weights(const StencilTask& t, int64_t channel, int lanes, int64_t taps, Acc<T>* out,
+                  Acc<T>* bias_out) {
+  using A = Acc<T>;
+  constexpr int E = kChannels ? kLanes<A> : 1;
+  const T* bias = static_cast<const T*>(t.bias);
+  for (int lane = 0; lane < E; ++lane) {
+    bias_out[lane] =
+        bias && lane < lanes ? A(to_acc(bias[(channel + lane) * t.bias_stride])) : A(0);
+  }
+  const T* weight = static_cast<const T*>(t.weight);
+  if (t.dense_weight) {
+    const T* rows = weight + channel * taps;
+    if constexpr (!kChannels) {
+      if (!t.flipped) return widen_row(out, rows, taps);
+    } else if constexpr (EFFKERN_HAS_TRANSPOSE && sizeof(A) == 4) {
+      return pack_transposed(rows, lanes, taps, t.flipped, out);
+    }
+  }
+  for (int lane = 0; lane < E; ++lane) {
+    A* p = out + lane;
+    if (lane >= lanes) {
+      for (int64_t k = 0; k < taps; ++k, p += E) *p = A(0);
+      continue;
+    }
+    const T* plane = weight + (channel + lane) * t.planes * t.weight_stride_o;
+    for (int64_t a = 0; a < t.rows.phases; ++a) {
+      for (int64_t b = 0; b < t.cols.phases; ++b) {
+        for (int64_t i = t.rows.begin[a]; i < t.rows.begin[a + 1]; ++i) {
+          const T* row = plane + t.rows.index[i] * t.weight_stride_h;
+          for (int64_t m = 0; m < t.planes; ++m, row += t.weight_stride_o) {
+            for (int64_t j = t.cols.begin[b]; j < t.cols.begin[b + 1]; ++j, p += E) {
+              *p = to_acc(row[t.cols.index[j] * t.weight_stride_w]);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace EFFKERN_ISA
+}  // namespace effkern

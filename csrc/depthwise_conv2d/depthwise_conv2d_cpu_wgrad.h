@@ -1,0 +1,281 @@
+// Weight and bias gradient: one pass over input and grad_output, partial sums per work unit, splits
+// added in a fixed order.
+// Included after the tile and pack headers, once per instruction set.
+namespace effkern {
+namespace EFFKERN_ISA {
+
+EFFKERN_INLINE int64_t gcd64(int64_t a, int64_t b) {
+  while (b) {
+    const int64_t r = a % b;
+    a = b;
+    b = r;
+  }
+  return a;
+}
+
+// Vectors that a register tile adds one after the other before it goes to memory: the rounding
+// errors of a sum grow with the length of its chain, and two short chains lose less than a long
+// one.
+constexpr int64_t kChainLength = 128;
+
+template <class T, bool kChannels>
+class WeightGrad {
+  using A = Acc<T>;
+  static constexpr int L = kLanes<A>;
+  static constexpr int E = kChannels ? L : 1;
+
+ public:
+  WeightGrad(const WeightGradTask& task, void* scratch) : t_(task), p_(task.problem) {
+    // Lanes that are channels need no phases: neighbouring pixels need not be adjacent.
+    phases_ = kChannels ? 1 : p_.stride_w;
+    multiplier_ = p_.multiplier();
+    out_height_ = p_.out_height();
+    out_width_ = p_.out_width();
+    partials_ = static_cast<A*>(scratch);
+    // One more tap for the bias.
+    size_ = (p_.taps() + 1) * L;
+    grad_ = partials_ + size_ * ceil_div(t_.plan.block_channels, E);
+    grad_pitch_ = kChannels ? t_.plan.block_cols : (t_.plan.block_cols + L - 1) / L * L;
+    grad_sub_ = t_.plan.block_rows * grad_pitch_ * E;
+    source_ = grad_ + ceil_div(t_.plan.block_channels, E) * grad_sub_;
+  }
+
+  void run(int64_t begin, int64_t end) {
+    const int64_t splits = t_.plan.splits;
+    const int64_t row_blocks = ceil_div(out_height_, t_.plan.block_rows);
+    const int64_t items = p_.batch * row_blocks;
+    int64_t split = begin % splits, group = begin / splits;
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t first = group * t_.plan.block_channels;
+      const int64_t last = min64(first + t_.plan.block_channels, p_.out_channels);
+      zero(partials_, size_ * ceil_div(last - first, E));
+      const int64_t first_item = items * split / splits, end_item = items * (split + 1) / splits;
+      int64_t n = first_item / row_blocks, block = first_item % row_blocks;
+      for (int64_t item = first_item; item < end_item; ++item) {
+        const int64_t row = block * t_.plan.block_rows;
+        for (int64_t col = 0; col < out_width_; col += t_.plan.block_cols) {
+          add_block(first, last - first, n, row, col);
+        }
+        if (++block == row_blocks) block = 0, ++n;
+      }
+      partial_ = partials_;
+      for (int64_t channel = first; channel < last; channel += E, partial_ += size_) {
+        write(channel, split);
+      }
+      if (++split == splits) split = 0, ++group;
+    }
+  }
+
+ private:
+  int lanes_of(int64_t channel) const {
+    return kChannels ? static_cast<int>(min64(L, p_.out_channels - channel)) : 1;
+  }
+
+  template <class SourceChannel>
+  void pack(A* dst, int64_t sub, const T* image, int64_t channel, int64_t count,
+            const PackBlock& block, int64_t stride_c, bool identity, SourceChannel source_channel) {
+    if constexpr (kChannels) {
+      pack_channel_group<T>(dst, sub, image, stride_c, channel, count, identity, source_channel,
+                            block);
+    } else {
+      pack_rows<T>(dst, image + source_channel(channel) * stride_c, block);
+    }
+  }
+
+  void add_block(int64_t channel, int64_t count, int64_t n, int64_t row, int64_t col) {
+    const int64_t rows = min64(t_.plan.block_rows, out_height_ - row);
+    const int64_t cols = min64(t_.plan.block_cols, out_width_ - col);
+    const Strides4 &xs = t_.input_strides, &gs = t_.grad_strides;
+    const int64_t multiplier = multiplier_;
+    const PackBlock grad_block{row, rows, col, 1, grad_pitch_, row + rows, col + cols, gs.h, gs.w};
+    pack(grad_, grad_sub_, static_cast<const T*>(t_.grad) + n * gs.n, channel, count, grad_block,
+         gs.c, true, [](int64_t o) { return o; });
+    const int64_t source_rows = (rows - 1) * p_.stride_h + (p_.kernel_h - 1) * p_.dilation_h + 1;
+    const int64_t source_sub = source_rows * phases_ * t_.plan.pitch * E;
+    if (t_.grad_weight) {
+      const PackBlock source_block{row * p_.stride_h - p_.pad_top,
+                                   source_rows,
+                                   col * p_.stride_w - p_.pad_left,
+                                   phases_,
+                                   t_.plan.pitch,
+                                   p_.height,
+                                   p_.width,
+                                   xs.h,
+                                   xs.w};
+      pack(source_, source_sub, static_cast<const T*>(t_.input) + n * xs.n, channel, count,
+           source_block, xs.c, multiplier == 1,
+           [=](int64_t o) { return floor_div(o, multiplier); });
+    }
+    A *const grad = grad_, *const source = source_;
+    partial_ = partials_;
+    for (int64_t sub = 0; sub * E < count; ++sub, partial_ += size_) {
+      if (t_.grad_weight) add_taps(row, rows, cols);
+      if (t_.grad_bias) add_bias(rows, cols);
+      grad_ += grad_sub_;
+      source_ += source_sub;
+    }
+    grad_ = grad;
+    source_ = source;
+  }
+
+  // All taps of the packed block. Taps of one kernel row whose distance is a multiple of the stride
+  // form a group with a constant step.
+  void add_taps(int64_t row, int64_t rows, int64_t cols) {
+    const int64_t groups = phases_ == 1 ? 1 : p_.stride_w / gcd64(p_.stride_w, p_.dilation_w);
+    for (int64_t group = 0; group < groups && group < p_.kernel_w; ++group) {
+      const int64_t taps = ceil_div(p_.kernel_w - group, groups);
+      const int64_t chunks = taps <= kMaxCols ? 1 : ceil_div(taps, kMaxCols);
+      const int64_t widest = ceil_div(taps, chunks), narrower = chunks * widest - taps;
+      int64_t v1 = 0;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const int64_t v0 = v1;
+        v1 += widest - (chunk < narrower ? 1 : 0);
+        const int64_t step = max_tile_rows(static_cast<int>(v1 - v0));
+        for (int64_t i = 0; i < p_.kernel_h; i += step) {
+          add_tile(row, rows, cols, i, min64(step, p_.kernel_h - i), group, groups, v0, v1 - v0);
+        }
+      }
+    }
+  }
+
+  void add_tile(int64_t row, int64_t rows, int64_t cols, int64_t i, int64_t tap_rows, int64_t group,
+                int64_t groups, int64_t v0, int64_t tap_cols) {
+    // Output rows for which all these kernel rows fall into the padding add nothing.
+    const int64_t top = p_.pad_top - (i + tap_rows - 1) * p_.dilation_h;
+    const int64_t bottom = p_.height - 1 + p_.pad_top - i * p_.dilation_h;
+    const int64_t y0 = max64(ceil_div(top, p_.stride_h), row) - row;
+    const int64_t y1 = min64(floor_div(bottom, p_.stride_h) + 1, row + rows) - row;
+    if (y0 >= y1) return;
+    const int64_t row_pitch = phases_ * t_.plan.pitch * E;
+    // Columns, as (phase, index) in the packed row.
+    const int64_t first = group * p_.dilation_w;
+    const int64_t tap_step = phases_ == 1 ? p_.dilation_w : p_.dilation_w * groups / phases_;
+    const int64_t index = floor_div(first, phases_), phase = first - index * phases_;
+    const int64_t col = phase * t_.plan.pitch + index + v0 * tap_step;
+    GradTileArgs<A> args;
+    args.source = source_ + (y0 * p_.stride_h + i * p_.dilation_h) * row_pitch + col * E;
+    args.grad = grad_ + y0 * grad_pitch_ * E;
+    args.source_row = p_.stride_h * row_pitch;
+    args.source_col = kChannels ? p_.stride_w * L : L;
+    args.grad_row = grad_pitch_ * E;
+    args.cols = kChannels ? cols : cols / L;
+    args.tail = kChannels ? 0 : static_cast<int>(cols % L);
+    args.tap_row = p_.dilation_h * row_pitch;
+    args.tap_col = tap_step * E;
+    args.out = partial_ + (i * p_.kernel_w + group + groups * v0) * L;
+    args.out_row = p_.kernel_w * L;
+    args.out_col = groups * L;
+    const int64_t chunk = max64(1, kChainLength / (args.cols + 1));
+    for (int64_t y = y0; y < y1; y += chunk) {
+      args.rows = min64(chunk, y1 - y);
+      kGradTiles<A>.run[tap_cols - 1][tap_rows - 1](args);
+      args.source += chunk * args.source_row;
+      args.grad += chunk * args.grad_row;
+    }
+  }
+
+  void add_bias(int64_t rows, int64_t cols) {
+    // Row sums first: shorter chains of additions lose less.
+    A* out = partial_ + p_.taps() * L;
+    const int64_t vectors = kChannels ? cols : ceil_div(cols, L);
+    Vec<A> total{};
+    for (int64_t y = 0; y < rows; ++y) {
+      const A* p = grad_ + y * grad_pitch_ * E;
+      Vec<A> sum{};
+      for (int64_t x = 0; x < vectors; ++x) sum += load_acc(p + x * L);
+      total += sum;
+    }
+    store_acc(out, load_acc(out) + total);
+  }
+
+  static A sum_lanes(const A* p) {
+    A sum = 0;
+    for (int i = 0; i < L; ++i) sum += p[i];
+    return sum;
+  }
+
+  void write(int64_t channel, int64_t split) {
+    const int lanes = lanes_of(channel);
+    const int64_t taps = p_.taps();
+    if constexpr (!kChannels) {
+      for (int64_t k = 0; k <= taps; ++k) partial_[k * L] = sum_lanes(partial_ + k * L);
+    }
+    if constexpr (kChannels && EFFKERN_HAS_TRANSPOSE && sizeof(A) == 4) {
+      if (!t_.workspace && t_.grad_weight) {
+        write_transposed(channel, lanes);
+        if (t_.grad_bias) {
+          store_upto(static_cast<T*>(t_.grad_bias) + channel, load_acc(partial_ + taps * L), lanes);
+        }
+        return;
+      }
+    }
+    for (int lane = 0; lane < lanes; ++lane) {
+      const A* p = partial_ + lane;
+      const int64_t o = channel + lane;
+      if (t_.workspace) {
+        A* out = static_cast<A*>(t_.workspace) + (split * p_.out_channels + o) * (taps + 1);
+        for (int64_t k = 0; k <= taps; ++k) out[k] = p[k * L];
+        continue;
+      }
+      if (t_.grad_weight) {
+        T* out = static_cast<T*>(t_.grad_weight) + o * taps;
+        for (int64_t k = 0; k < taps; ++k) from_acc(p[k * L], out + k);
+      }
+      if (t_.grad_bias) from_acc(p[taps * L], static_cast<T*>(t_.grad_bias) + o);
+    }
+  }
+
+#if EFFKERN_HAS_TRANSPOSE
+  // Vectors of channels, one per tap, to rows of taps, one per channel, eight taps at a time.
+  void write_transposed(int64_t channel, int lanes) {
+    const int64_t taps = p_.taps();
+    T* out = static_cast<T*>(t_.grad_weight) + channel * taps;
+    for (int64_t k = 0; k < taps; k += L) {
+      Vec<float> block[L];
+      const int64_t count = min64(L, taps - k);
+      for (int64_t i = 0; i < L; ++i) {
+        block[i] = i < count ? load_acc(partial_ + (k + i) * L) : Vec<float>{};
+      }
+      transpose(block);
+      for (int lane = 0; lane < lanes; ++lane)
+        store_upto(out + lane * taps + k, block[lane], count);
+    }
+  }
+#else
+  void write_transposed(int64_t, int) {}
+#endif
+
+  const WeightGradTask& t_;
+  const DepthwiseConv2dProblem& p_;
+  int64_t phases_, multiplier_, out_height_, out_width_, size_, grad_pitch_, grad_sub_;
+  A *partials_, *partial_, *grad_, *source_;
+};
+
+template <class T>
+void run_weight_grad(const WeightGradTask& task, int64_t begin, int64_t end, void* scratch) {
+  if (task.plan.kernel == Kernel::kCpuChannels) {
+    WeightGrad<T, true>(task, scratch).run(begin, end);
+  } else {
+    WeightGrad<T, false>(task, scratch).run(begin, end);
+  }
+}
+
+template <class T>
+void reduce_splits(const WeightGradTask& task, int64_t begin, int64_t end) {
+  using A = Acc<T>;
+  const int64_t taps = task.problem.taps(), channels = task.problem.out_channels;
+  for (int64_t o = begin; o < end; ++o) {
+    const A* p = static_cast<const A*>(task.workspace) + o * (taps + 1);
+    for (int64_t k = 0; k <= taps; ++k) {
+      A sum = 0;
+      for (int s = 0; s < task.plan.splits; ++s) sum += p[s * channels * (taps + 1) + k];
+      if (k < taps && task.grad_weight) {
+        from_acc(sum, static_cast<T*>(task.grad_weight) + o * taps + k);
+      }
+      if (k == taps && task.grad_bias) from_acc(sum, static_cast<T*>(task.grad_bias) + o);
+    }
+  }
+}
+
+}  // namespace EFFKERN_ISA
+}  // namespace effkern

@@ -1,0 +1,54 @@
+// CUDA backend of depthwise_conv2d: plain C++, no CUDA headers, so that the operator needs no
+// toolkit.
+//
+// All functions enqueue on `stream` (a cudaStream_t) of the current device and return at once. They
+// allocate nothing, never synchronise, and return a cudaError_t as int: 0, or the error of a
+// launch. Tensors are device pointers with strides in elements; every stride is non-negative.
+// Weights and weight gradients are contiguous [out_channels, 1, kernel_h, kernel_w], biases
+// contiguous [out_channels]. All tensors of a call have problem.dtype; 16-bit types are accumulated
+// in float32. Results depend on the problem and the strides alone, bit by bit. problem.pass is not
+// looked at.
+#pragma once
+
+#include <cstdint>
+
+#include "depthwise_conv2d/depthwise_conv2d.h"
+
+namespace effkern {
+
+// A description of an error returned by the functions below; never null, lives for ever.
+const char* cuda_error_string(int error);
+
+// output = activation(conv(input, weight) + bias). input is [batch, in_channels, height, width],
+// output [batch, out_channels, out_height, out_width]; bias may be null.
+int depthwise_conv2d_forward_cuda(const DepthwiseConv2dProblem& problem, const void* input,
+                                  const Strides4& input_strides, const void* weight,
+                                  const void* bias, void* output, const Strides4& output_strides,
+                                  void* stream);
+
+// grad = grad_output * activation'(conv(input, weight) + bias), all of the output's shape.
+int depthwise_conv2d_activation_backward_cuda(const DepthwiseConv2dProblem& problem,
+                                              const void* grad_output,
+                                              const Strides4& grad_output_strides,
+                                              const void* input, const Strides4& input_strides,
+                                              const void* weight, const void* bias, void* grad,
+                                              const Strides4& grad_strides, void* stream);
+
+// The gradient of conv(input, weight) with respect to its input; bias and activation are ignored.
+int depthwise_conv2d_grad_input_cuda(const DepthwiseConv2dProblem& problem, const void* grad_output,
+                                     const Strides4& grad_output_strides, const void* weight,
+                                     void* grad_input, const Strides4& grad_input_strides,
+                                     void* stream);
+
+// Bytes of device memory that grad_weight needs; at most 16 MiB, or one [out_channels, taps + 1]
+// array of partial sums where that is larger. Aligned to 16 bytes.
+int64_t depthwise_conv2d_grad_weight_workspace_cuda(const DepthwiseConv2dProblem& problem);
+
+// The gradients of conv(input, weight) + bias with respect to weight and bias; grad_bias may be
+// null. The workspace's contents do not matter, before or after.
+int depthwise_conv2d_grad_weight_cuda(const DepthwiseConv2dProblem& problem, const void* input,
+                                      const Strides4& input_strides, const void* grad_output,
+                                      const Strides4& grad_output_strides, void* grad_weight,
+                                      void* grad_bias, void* workspace, void* stream);
+
+}  // namespace effkern

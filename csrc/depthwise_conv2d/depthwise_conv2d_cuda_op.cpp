@@ -1,0 +1,107 @@
+// The CUDA kernels on torch's current stream; host code without CUDA's headers.
+#include "depthwise_conv2d/depthwise_conv2d_op.h"
+
+#ifdef EFFKERN_WITH_CUDA
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+
+#include "depthwise_conv2d/depthwise_conv2d_cuda.h"
+
+// Null on a PyTorch without CUDA: the library loads there all the same.
+extern "C" __attribute__((weak)) AOTITorchError
+aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
+
+namespace effkern {
+namespace {
+
+void* current_stream(const char* op, const TensorView& tensor) {
+  EFFKERN_CHECK(aoti_torch_get_current_cuda_stream, op,
+                ": input: wanted a PyTorch with CUDA for cuda tensors, got one without");
+  void* stream;
+  EFFKERN_SHIM(aoti_torch_get_current_cuda_stream(tensor.device_index(), &stream));
+  return stream;
+}
+
+void check_launch(const char* op, const DepthwiseConv2dProblem& p, int error) {
+  if (__builtin_expect(error == 0, 1)) return;
+  fail(op, ": CUDA error: ", cuda_error_string(error), " at the launch for ", p.batch, "x",
+       p.in_channels, "x", p.height, "x", p.width, ", kernel ", p.kernel_h, "x", p.kernel_w,
+       ", stride ", p.stride_h, "x", p.stride_w);
+}
+
+// The kernels want dense weights; a copy of these is small beside the images.
+Tensor dense(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+}  // namespace
+
+void cuda_forward(const char* op, const DepthwiseConv2dProblem& p, const TensorView& input,
+                  const Tensor& weight, const std::optional<Tensor>& bias,
+                  const StencilTensors& t) {
+  const torch::stable::accelerator::DeviceGuard guard(input.device_index());
+  void* stream = current_stream(op, input);
+  const Tensor w = dense(weight);
+  std::optional<Tensor> b;
+  if (bias) b = dense(*bias);
+  const void* bias_data = b ? TensorView(*b).data() : nullptr;
+  const void* weight_data = TensorView(w).data();
+  check_launch(
+      op, p,
+      t.grad ? depthwise_conv2d_activation_backward_cuda(p, t.grad, t.grad_strides, t.source,
+                                                         t.source_strides, weight_data, bias_data,
+                                                         t.output, t.output_strides, stream)
+             : depthwise_conv2d_forward_cuda(p, t.source, t.source_strides, weight_data, bias_data,
+                                             t.output, t.output_strides, stream));
+}
+
+void cuda_grad_input(const char* op, const DepthwiseConv2dProblem& p, const TensorView& input,
+                     const Tensor& weight, const StencilTensors& t) {
+  const torch::stable::accelerator::DeviceGuard guard(input.device_index());
+  const Tensor w = dense(weight);
+  check_launch(
+      op, p,
+      depthwise_conv2d_grad_input_cuda(p, t.source, t.source_strides, TensorView(w).data(),
+                                       t.output, t.output_strides, current_stream(op, input)));
+}
+
+void cuda_grad_weight(const char* op, const DepthwiseConv2dProblem& p, const TensorView& input,
+                      const WeightGradTensors& t) {
+  const torch::stable::accelerator::DeviceGuard guard(input.device_index());
+  // From torch's caching allocator, which knows the stream.
+  const int64_t bytes = depthwise_conv2d_grad_weight_workspace_cuda(p);
+  const Tensor workspace = empty(input, bytes / element_size(p.dtype) + 1);
+  // The kernel always writes the weight gradient.
+  std::optional<Tensor> unused;
+  if (!t.grad_weight) unused = empty(input, p.out_channels * p.taps());
+  check_launch(op, p,
+               depthwise_conv2d_grad_weight_cuda(
+                   p, t.input, t.input_strides, t.grad, t.grad_strides,
+                   unused ? TensorView(*unused).mutable_data() : t.grad_weight, t.grad_bias,
+                   TensorView(workspace).mutable_data(), current_stream(op, input)));
+}
+
+}  // namespace effkern
+
+#else
+
+// Never called: the operators are then not registered for CUDA tensors.
+namespace effkern {
+
+void cuda_forward(const char* op, const DepthwiseConv2dProblem&, const TensorView&, const Tensor&,
+                  const std::optional<Tensor>&, const StencilTensors&) {
+  fail(op, ": effkern was built without CUDA");
+}
+void cuda_grad_input(const char* op, const DepthwiseConv2dProblem&, const TensorView&,
+                     const Tensor&, const StencilTensors&) {
+  fail(op, ": effkern was built without CUDA");
+}
+void cuda_grad_weight(const char* op, const DepthwiseConv2dProblem&, const TensorView&,
+                      const WeightGradTensors&) {
+  fail(op, ": effkern was built without CUDA");
+}
+
+}  // namespace effkern
+
+#endif

@@ -1,0 +1,327 @@
+// From a problem and its tensors to one kernel instantiation, its grid and its shared memory. No
+// torch, no device query: the same call is launched in the same way on every device.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "depthwise_conv2d/depthwise_conv2d_direct_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_grad_input_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_strided_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_tiling.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_wgrad_kernel.cuh"
+
+namespace effkern {
+
+inline constexpr int64_t kTargetBlocks = 1 << 10;
+inline constexpr int64_t kMaxWorkspaceBytes = 16 << 20;
+
+// Other epilogues and float64 go through the strided kernel.
+template <typename T, typename Epilogue>
+inline constexpr bool has_specialized_kernels =
+    !std::is_same_v<T, double> && std::is_same_v<Epilogue, BiasActivation<T>>;
+
+namespace detail {
+
+template <int kKernel, int kStride, typename Function>
+cudaError_t call_with(Function& function) {
+  return function(std::integral_constant<int, kKernel>(), std::integral_constant<int, kStride>());
+}
+
+// Calls function(kernel size, stride) with the sizes of is_specialized as constants.
+template <typename Function>
+cudaError_t with_kernel_and_stride(int64_t kernel_size, int64_t stride, Function function) {
+  if (kernel_size == 7) return call_with<7, 1>(function);
+  if (kernel_size == 5) return stride == 1 ? call_with<5, 1>(function) : call_with<5, 2>(function);
+  return stride == 1 ? call_with<3, 1>(function) : call_with<3, 2>(function);
+}
+
+// Both tensors can be read and written in the vectors of the channels_last kernels.
+template <typename T, typename U>
+bool has_channel_vectors(int64_t kernel_size, const Image4<T>& a, const Image4<U>& b) {
+  const int64_t elements =
+      kernel_size <= 3 ? ChannelsLastShape<T, 3>::kChannels : ChannelsLastShape<T, 7>::kChannels;
+  return a.has_channel_vectors(elements) && b.has_channel_vectors(elements);
+}
+
+template <typename T>
+DepthwiseImages<T> describe_images(int64_t batch, const Image4<const T>& input, const T* weight,
+                                   const Image4<T>& output, int64_t pad_top, int64_t pad_left,
+                                   bool flip_taps) {
+  return {input.data,          weight,
+          output.data,         input.strides,
+          output.strides,      int(batch),
+          int(input.channels), int(input.height),
+          int(input.width),    int(output.height),
+          int(output.width),   int(pad_top),
+          int(pad_left),       flip_taps};
+}
+
+// The stride-1 and stride-2 forward kernels, which also give the input gradient of stride 1.
+template <typename T, typename Epilogue>
+cudaError_t launch_direct(const DepthwiseImages<T>& images, int64_t kernel_size, int64_t stride,
+                          bool channels_last, int load_width, int store_width,
+                          const Epilogue& epilogue, cudaStream_t stream) {
+  return with_kernel_and_stride(kernel_size, stride, [&](auto k, auto s) {
+    constexpr int kKernel = decltype(k)::value, kStride = decltype(s)::value;
+    if (channels_last) {
+      using Shape = ChannelsLastShape<T, kKernel>;
+      const auto tiles = tile_channels_last(
+          images.batch, images.channels, images.out_height, images.out_width, Shape::kChannels,
+          Shape::kOutputs / Shape::kChannels, Shape::kMaxVectors, true);
+      return launch_kernel(depthwise_conv2d_channels_last_kernel<T, kKernel, kStride, Epilogue>,
+                           dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads), 0, stream,
+                           images, tiles, epilogue);
+    }
+    constexpr int kWeights = (kKernel * kKernel + 3) / 4 * 4;
+    const auto tiles = tile_contiguous(int64_t(images.batch) * images.channels, images.out_height,
+                                       images.out_width, 4 * kStride, kKernel - kStride, load_width,
+                                       store_width, kWeights);
+    return launch_kernel(depthwise_conv2d_contiguous_kernel<T, kKernel, kStride, Epilogue>,
+                         dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads),
+                         staged_bytes(tiles, kWeights), stream, images, tiles, epilogue);
+  });
+}
+
+// Pixel pairs (2 r, 2 r + 1) - pad that overlap [0, size).
+inline int64_t count_quads(int64_t size, int64_t pad) {
+  return ((size - 1 + pad) >> 1) - (pad >> 1) + 1;
+}
+
+template <typename T>
+cudaError_t launch_grad_input_stride2(const DepthwiseImages<T>& images, int64_t kernel_size,
+                                      bool channels_last, int load_width, int store_width,
+                                      cudaStream_t stream) {
+  const auto launch = [&](auto k) {
+    constexpr int kKernel = decltype(k)::value;
+    const int64_t quad_rows = count_quads(images.out_height, images.pad_top);
+    const int64_t quad_columns = count_quads(images.out_width, images.pad_left);
+    if (channels_last) {
+      using Shape = ChannelsLastShape<T, kKernel>;
+      const auto tiles =
+          tile_channels_last(images.batch, images.channels, quad_rows, quad_columns,
+                             Shape::kChannels, 8 / Shape::kChannels, Shape::kMaxVectors, false);
+      return launch_kernel(depthwise_conv2d_channels_last_grad_input_kernel<T, kKernel>,
+                           dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads), 0, stream,
+                           images, tiles);
+    }
+    constexpr int kWeights = (kKernel * kKernel + 3) / 4 * 4;
+    const auto tiles = tile_contiguous(int64_t(images.batch) * images.channels, 2 * quad_rows,
+                                       2 * quad_columns, 2, (kKernel + 1) / 2 - 1, load_width,
+                                       images.pad_left % 2 == 0 ? store_width : 1, kWeights);
+    return launch_kernel(depthwise_conv2d_contiguous_grad_input_kernel<T, kKernel>,
+                         dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads),
+                         staged_bytes(tiles, kWeights), stream, images, tiles);
+  };
+  return kernel_size == 3 ? launch(std::integral_constant<int, 3>())
+                          : launch(std::integral_constant<int, 5>());
+}
+
+template <typename Index>
+StridedShape<Index> describe_strided(const DepthwiseConv2dProblem& p, const Strides4& input,
+                                     const Strides4& output) {
+  return {Index(p.batch),
+          Index(p.in_channels),
+          Index(p.height),
+          Index(p.width),
+          Index(p.out_channels),
+          Index(p.out_height()),
+          Index(p.out_width()),
+          Index(p.kernel_h),
+          Index(p.kernel_w),
+          Index(p.stride_h),
+          Index(p.stride_w),
+          Index(p.pad_top),
+          Index(p.pad_left),
+          Index(p.dilation_h),
+          Index(p.dilation_w),
+          Index(p.multiplier()),
+          input,
+          output,
+          output.c == 1 && input.c == 1};
+}
+
+template <typename T>
+cudaError_t launch_specialized_grad_weight(const WeightGradImages<T>& images,
+                                           const DepthwiseConv2dProblem& p, bool channels_last,
+                                           int load_width, int grad_width, cudaStream_t stream) {
+  return with_kernel_and_stride(p.kernel_h, p.stride_h, [&](auto k, auto s) {
+    constexpr int kKernel = decltype(k)::value, kStride = decltype(s)::value;
+    if (channels_last) {
+      // 64 bytes or more of neighbouring channels, and as many strips at a time as there are
+      // threads.
+      const int64_t all = images.channels / ChannelsLastShape<T, kKernel>::kChannels;
+      const int blocks = int(ceil_div(all, 8)), vectors = int(ceil_div(all, blocks));
+      return launch_kernel(depthwise_conv2d_channels_last_wgrad_kernel<T, kKernel, kStride>,
+                           dim3(unsigned(blocks * images.splits)), dim3(kWeightGradThreads), 0,
+                           stream, images, vectors, blocks);
+    }
+    const auto tiles = tile_contiguous(images.batch, images.out_height, images.out_width,
+                                       4 * kStride, kKernel - kStride, load_width, grad_width, 0);
+    return launch_kernel(depthwise_conv2d_contiguous_wgrad_kernel<T, kKernel, kStride>,
+                         dim3(unsigned(images.channels * images.splits)), dim3(kDepthwiseThreads),
+                         staged_bytes(tiles, 0), stream, images, tiles);
+  });
+}
+
+// Calls function(Index()) with int where every count, coordinate and offset of the problem fits
+// one.
+template <typename T, typename Function>
+cudaError_t with_index(const DepthwiseConv2dProblem& p, const Strides4& input,
+                       const Strides4& output, Function function) {
+  if constexpr (!std::is_same_v<T, double>) {
+    const auto extent = [&](const Strides4& s, int64_t channels, int64_t height, int64_t width) {
+      return p.batch * s.n + channels * s.c + height * s.h + width * s.w;
+    };
+    const int64_t largest =
+        std::max({extent(input, p.in_channels, p.height, p.width),
+                  extent(output, p.out_channels, p.out_height(), p.out_width()), p.input_numel(),
+                  p.output_numel(), p.out_channels * (p.taps() + 1),
+                  p.height + p.pad_top + p.pad_bottom + p.dilation_h,
+                  p.width + p.pad_left + p.pad_right + p.dilation_w});
+    if (largest <= kMaxInt / 2) return function(int());
+  }
+  return function(int64_t());
+}
+
+}  // namespace detail
+
+// output = epilogue(convolution(input, weight)). weight is [out_channels][kernel_h][kernel_w].
+template <typename T, typename Epilogue>
+cudaError_t launch_forward(const DepthwiseConv2dProblem& p, const T* input,
+                           const Strides4& input_strides, const T* weight, T* output,
+                           const Strides4& output_strides, const Epilogue& epilogue,
+                           cudaStream_t stream) {
+  if (p.output_numel() == 0) return cudaSuccess;
+  if constexpr (has_specialized_kernels<T, Epilogue>) {
+    const Image4<const T> from{input, p.in_channels, p.height, p.width, input_strides};
+    const Image4<T> to{output, p.out_channels, p.out_height(), p.out_width(), output_strides};
+    const bool channels_last = detail::has_channel_vectors(p.kernel_h, from, to);
+    if (is_specialized(p) && (channels_last || (input_strides.w == 1 && output_strides.w == 1))) {
+      const auto images =
+          detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false);
+      return detail::launch_direct(images, p.kernel_h, p.stride_h, channels_last, from.row_vector(),
+                                   to.row_vector(), epilogue, stream);
+    }
+  }
+  return detail::with_index<T>(p, input_strides, output_strides, [&](auto index) {
+    using Index = decltype(index);
+    const auto shape = detail::describe_strided<Index>(p, input_strides, output_strides);
+    const int64_t count = p.output_numel();
+    return launch_kernel(depthwise_conv2d_strided_kernel<T, Index, Epilogue>,
+                         dim3(unsigned(ceil_div(count, kStridedThreads))), dim3(kStridedThreads), 0,
+                         stream, input, weight, output, shape, Index(count), epilogue);
+  });
+}
+
+// grad_input from grad_output and weight.
+template <typename T>
+cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_output,
+                              const Strides4& grad_output_strides, const T* weight, T* grad_input,
+                              const Strides4& grad_input_strides, cudaStream_t stream) {
+  if (p.input_numel() == 0) return cudaSuccess;
+  using Epilogue = BiasActivation<T>;
+  if constexpr (has_specialized_kernels<T, Epilogue>) {
+    const Image4<const T> from{grad_output, p.out_channels, p.out_height(), p.out_width(),
+                               grad_output_strides};
+    const Image4<T> to{grad_input, p.in_channels, p.height, p.width, grad_input_strides};
+    const bool channels_last = detail::has_channel_vectors(p.kernel_h, from, to);
+    if (is_specialized(p) &&
+        (channels_last || (grad_output_strides.w == 1 && grad_input_strides.w == 1))) {
+      if (p.stride_h == 1) {
+        const auto images =
+            detail::describe_images(p.batch, from, weight, to, p.kernel_h - 1 - p.pad_top,
+                                    p.kernel_w - 1 - p.pad_left, true);
+        return detail::launch_direct(images, p.kernel_h, 1, channels_last, from.row_vector(),
+                                     to.row_vector(), Epilogue{nullptr, Activation::kNone}, stream);
+      }
+      const auto images =
+          detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false);
+      return detail::launch_grad_input_stride2(images, p.kernel_h, channels_last, from.row_vector(),
+                                               to.row_vector(), stream);
+    }
+  }
+  return detail::with_index<T>(p, grad_input_strides, grad_output_strides, [&](auto index) {
+    using Index = decltype(index);
+    const auto shape = detail::describe_strided<Index>(p, grad_input_strides, grad_output_strides);
+    const int64_t count = p.input_numel();
+    return launch_kernel(depthwise_conv2d_strided_grad_input_kernel<T, Index>,
+                         dim3(unsigned(ceil_div(count, kStridedThreads))), dim3(kStridedThreads), 0,
+                         stream, grad_output, weight, grad_input, shape, Index(count));
+  });
+}
+
+// Bytes of partial sums of one split.
+inline int64_t grad_weight_slab_bytes(const DepthwiseConv2dProblem& p) {
+  return p.out_channels * (p.taps() + 1) * (p.dtype == DType::kFloat64 ? 8 : 4);
+}
+
+// Slabs of partial sums of grad_weight; depends on the problem alone. They cost at most 5 % of the
+// traffic of input and grad_output, and kMaxWorkspaceBytes.
+inline int64_t grad_weight_splits(const DepthwiseConv2dProblem& p) {
+  const int64_t slab = std::max<int64_t>(1, grad_weight_slab_bytes(p));
+  const int64_t cheap = p.batch * p.height * p.width / std::max<int64_t>(1, 40 * p.taps());
+  const int64_t blocks =
+      p.layout == Layout::kChannelsLast ? ceil_div(p.out_channels, 32) : p.out_channels;
+  const int64_t wanted = ceil_div(kTargetBlocks, std::max<int64_t>(1, blocks));
+  return std::max<int64_t>(1, std::min({cheap, kMaxWorkspaceBytes / slab, wanted}));
+}
+
+// grad_weight and, where not null, grad_bias. `workspace` holds grad_weight_splits(p) slabs.
+template <typename T>
+cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
+                               const Strides4& input_strides, const T* grad_output,
+                               const Strides4& grad_output_strides, T* grad_weight, T* grad_bias,
+                               void* workspace, int64_t splits, cudaStream_t stream) {
+  const int bias = grad_bias != nullptr;
+  const int64_t columns = p.taps() + bias, count = p.out_channels * columns;
+  if (count == 0) return cudaSuccess;
+  auto* partial = static_cast<Accumulate<T>*>(workspace);
+  cudaError_t error = cudaSuccess;
+  bool launched = false;
+  if constexpr (!std::is_same_v<T, double>) {
+    const Image4<const T> x{input, p.in_channels, p.height, p.width, input_strides};
+    const Image4<const T> dy{grad_output, p.out_channels, p.out_height(), p.out_width(),
+                             grad_output_strides};
+    const bool channels_last = detail::has_channel_vectors(p.kernel_h, x, dy);
+    if (is_specialized(p) &&
+        (channels_last || (input_strides.w == 1 && grad_output_strides.w == 1))) {
+      const WeightGradImages<T> images{input,
+                                       grad_output,
+                                       partial,
+                                       input_strides,
+                                       grad_output_strides,
+                                       int(p.batch),
+                                       int(p.in_channels),
+                                       int(p.height),
+                                       int(p.width),
+                                       int(p.out_height()),
+                                       int(p.out_width()),
+                                       int(p.pad_top),
+                                       int(p.pad_left),
+                                       int(splits),
+                                       bias};
+      error = detail::launch_specialized_grad_weight(images, p, channels_last, x.row_vector(),
+                                                     dy.row_vector(), stream);
+      launched = true;
+    }
+  }
+  if (!launched) {
+    error = detail::with_index<T>(p, input_strides, grad_output_strides, [&](auto index) {
+      using Index = decltype(index);
+      const auto shape = detail::describe_strided<Index>(p, input_strides, grad_output_strides);
+      return launch_kernel(depthwise_conv2d_strided_wgrad_kernel<T, Index>,
+                           dim3(unsigned(ceil_div(count, kStridedThreads)), unsigned(splits)),
+                           dim3(kStridedThreads), 0, stream, input, grad_output, partial, shape,
+                           bias);
+    });
+  }
+  if (error != cudaSuccess) return error;
+  return launch_kernel(depthwise_conv2d_wgrad_reduce_kernel<T>,
+                       dim3(unsigned(ceil_div(count, kStridedThreads))), dim3(kStridedThreads), 0,
+                       stream, partial, grad_weight, grad_bias, int(splits), p.out_channels,
+                       columns);
+}
+
+}  // namespace effkern

@@ -1,0 +1,33 @@
+// What the operators need besides the CPU kernels: the CUDA kernels on torch's current stream, and
+// torch's own convolution where the plan prefers it.
+#pragma once
+
+#include <tuple>
+
+#include "depthwise_conv2d/depthwise_conv2d_arguments.h"
+#include "depthwise_conv2d/depthwise_conv2d_cpu.h"
+
+namespace effkern {
+
+// depthwise_conv2d_cuda_op.cpp. All work is enqueued on the current stream of the input's device;
+// a library without CUDA kernels has these too, they throw.
+void cuda_forward(const char* op, const DepthwiseConv2dProblem& problem, const TensorView& input,
+                  const Tensor& weight, const std::optional<Tensor>& bias,
+                  const StencilTensors& tensors);
+void cuda_grad_input(const char* op, const DepthwiseConv2dProblem& problem, const TensorView& input,
+                     const Tensor& weight, const StencilTensors& tensors);
+void cuda_grad_weight(const char* op, const DepthwiseConv2dProblem& problem,
+                      const TensorView& input, const WeightGradTensors& tensors);
+
+// depthwise_conv2d_torch.cpp: the same results from aten's operators.
+Tensor torch_forward(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                     const Geometry& geometry, const DepthwiseConv2dProblem& problem);
+Tensor torch_activation_backward(const Tensor& grad_output, const Tensor& input,
+                                 const Tensor& weight, const std::optional<Tensor>& bias,
+                                 const Geometry& geometry, const DepthwiseConv2dProblem& problem);
+std::tuple<Tensor, Tensor, Tensor> torch_backward(const Tensor& grad_output, const Tensor& input,
+                                                  const Tensor& weight, const Geometry& geometry,
+                                                  const DepthwiseConv2dProblem& problem,
+                                                  const bool (&needs)[3]);
+
+}  // namespace effkern

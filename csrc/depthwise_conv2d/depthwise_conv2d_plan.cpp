@@ -1,0 +1,259 @@
+// problem -> plan: a pure function, without torch and without a look at the machine.
+#include "depthwise_conv2d/depthwise_conv2d.h"
+
+#include <algorithm>
+
+#include "depthwise_conv2d/depthwise_conv2d_cpu.h"
+
+namespace effkern {
+namespace {
+
+// Half of a 512 KiB L2: what one thread packs stays there while the taps pass over it.
+constexpr int64_t kPackedBytes = 256 * 1024;
+// Enough for an even split over the cores of a desktop; fixed, so that plans (and with them the
+// order of additions) do not depend on the number of threads.
+constexpr int64_t kMinUnits = 32;
+constexpr int64_t kMaxWorkspace = 16 * 1024 * 1024;
+// Past this the tensors do not fit the L2 caches: whole pixels are read at a time, for the
+// prefetchers' and the TLB's sake, though the weights are packed again for each block.
+constexpr int64_t kLargeBytes = 2 * 1024 * 1024;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Pairs (output pixel, tap) along one axis that meet a real input pixel.
+int64_t valid_taps(int64_t input, int64_t output, int64_t kernel, int64_t stride, int64_t pad,
+                   int64_t dilation) {
+  int64_t total = 0;
+  for (int64_t i = 0; i < kernel; ++i) {
+    // Outputs y with 0 <= y * stride - pad + i * dilation < input.
+    const int64_t offset = i * dilation - pad;
+    const int64_t first = offset >= 0 ? 0 : ceil_div(-offset, stride);
+    const int64_t last = offset >= input ? 0 : std::min(output, (input - 1 - offset) / stride + 1);
+    total += std::max<int64_t>(0, last - first);
+  }
+  return total;
+}
+
+AxisGeometry row_axis(const DepthwiseConv2dProblem& p) {
+  return axis_geometry(p.pass, p.height, p.out_height(), p.kernel_h, p.stride_h, p.pad_top,
+                       p.dilation_h);
+}
+
+AxisGeometry col_axis(const DepthwiseConv2dProblem& p) {
+  return axis_geometry(p.pass, p.width, p.out_width(), p.kernel_w, p.stride_w, p.pad_left,
+                       p.dilation_w);
+}
+
+// The most rows per block whose packed source keeps within the budget and leaves enough units.
+int64_t choose_block_rows(int64_t rows, int64_t step, int64_t span, int64_t row_bytes,
+                          int64_t other_units) {
+  int64_t block = std::max<int64_t>(1, (kPackedBytes / row_bytes - span - 1) / step + 1);
+  block = std::min(block, rows);
+  // Blocks under `smallest` rows would pack their halo more often than their own rows.
+  const int64_t smallest = std::min(rows, std::max<int64_t>(4, span / step));
+  const int64_t wanted = ceil_div(kMinUnits, std::max<int64_t>(1, other_units));
+  block = std::min(block, std::max(smallest, ceil_div(rows, wanted)));
+  // Equal blocks.
+  return ceil_div(rows, ceil_div(rows, block));
+}
+
+int64_t vector_bytes(CpuIsa isa) {
+  return isa == CpuIsa::kAvx512 ? 64 : isa == CpuIsa::kAvx2 ? 32 : 16;
+}
+
+void plan_stencil(const DepthwiseConv2dProblem& p, bool channels, int64_t accumulator,
+                  DepthwiseConv2dPlan* plan) {
+  const AxisGeometry rows = row_axis(p), cols = col_axis(p);
+  const bool gradient = p.pass == Pass::kGradInput;
+  const int64_t output_channels = gradient ? p.in_channels : p.out_channels;
+  const int64_t planes = gradient ? p.multiplier() : 1;
+  const int64_t lanes = plan->lanes, element = channels ? lanes : 1;
+  const int64_t row_count = ceil_div(rows.out_size, rows.phases);
+  const int64_t col_count = ceil_div(cols.out_size, cols.phases);
+  plan->block_cols = std::min<int64_t>(col_count, channels ? 252 : 1792);
+  const auto floor_div = [](int64_t a, int64_t b) { return a >= 0 ? a / b : -ceil_div(-a, b); };
+  const int64_t reach =
+      floor_div(cols.max_distance, cols.step) - floor_div(cols.min_distance, cols.step);
+  plan->pitch = (channels ? plan->block_cols : ceil_div(plan->block_cols, lanes) * lanes) + reach;
+  // A cache line of channels, so that each line of a channels_last image is fetched once.
+  plan->block_channels =
+      channels ? static_cast<int>(std::max<int64_t>(lanes, 64 / element_size(p.dtype))) : 1;
+  const int64_t groups = ceil_div(output_channels, plan->block_channels);
+  const int64_t span = rows.max_distance - rows.min_distance;
+  const int64_t subs = ceil_div(plan->block_channels, element);
+  const int64_t row_bytes = cols.step * plan->pitch * element * accumulator * planes * subs;
+  plan->block_rows = choose_block_rows(row_count, rows.step, span, row_bytes, groups * p.batch);
+  plan->grid = groups * p.batch * ceil_div(row_count, plan->block_rows);
+  plan->channels_innermost = channels && plan->bytes > kLargeBytes;
+  const int64_t columns = channels ? plan->block_cols : ceil_div(plan->block_cols, lanes);
+  plan->tile_cols = static_cast<int>(ceil_div(columns, ceil_div(columns, kTileColsBound)));
+  plan->tile_rows = std::max(1, kTileColsBound / plan->tile_cols);
+  const int64_t buffers = row_buffers(cols.phases) * kTileRowsBound * kTileColsBound * lanes;
+  const int64_t packed_rows = (plan->block_rows - 1) * rows.step + 1 + span;
+  plan->scratch_per_thread =
+      (subs * ((p.taps() * planes + lanes) * element + lanes) + buffers) * accumulator +
+      packed_rows * row_bytes;
+}
+
+void plan_weight_grad(const DepthwiseConv2dProblem& p, bool channels, int64_t accumulator,
+                      DepthwiseConv2dPlan* plan) {
+  const int64_t lanes = plan->lanes, element = channels ? lanes : 1;
+  const int64_t out_h = p.out_height(), out_w = p.out_width();
+  plan->block_cols = std::min<int64_t>(out_w, channels ? 252 : 1792);
+  const int64_t span_w = (p.kernel_w - 1) * p.dilation_w;
+  const int64_t grad_pitch =
+      channels ? plan->block_cols : ceil_div(plan->block_cols, lanes) * lanes;
+  const int64_t phases = channels ? 1 : p.stride_w;
+  plan->pitch = channels ? (plan->block_cols - 1) * p.stride_w + span_w + 1
+                         : grad_pitch + span_w / p.stride_w + 1;
+  plan->block_channels =
+      channels ? static_cast<int>(std::max<int64_t>(lanes, 64 / element_size(p.dtype))) : 1;
+  const int64_t groups = ceil_div(p.out_channels, plan->block_channels);
+  const int64_t span = (p.kernel_h - 1) * p.dilation_h;
+  const int64_t subs = ceil_div(plan->block_channels, element);
+  const int64_t source_row = phases * plan->pitch * element * accumulator * subs;
+  const int64_t grad_row = grad_pitch * element * accumulator * subs;
+  plan->block_rows = choose_block_rows(out_h, p.stride_h, span, source_row + grad_row / p.stride_h,
+                                       groups * p.batch);
+  const int64_t items = p.batch * ceil_div(out_h, plan->block_rows);
+  const int64_t partial = p.out_channels * (p.taps() + 1) * accumulator;
+  plan->splits = static_cast<int>(std::max<int64_t>(
+      1, std::min({ceil_div(kMinUnits, groups), items, kMaxWorkspace / partial})));
+  plan->grid = groups * plan->splits;
+  plan->workspace = plan->splits > 1 ? plan->splits * partial : 0;
+  plan->tile_cols =
+      static_cast<int>(ceil_div(p.kernel_w, ceil_div(p.kernel_w, int64_t{kTileColsBound})));
+  plan->tile_rows = std::max(1, kTileColsBound / plan->tile_cols);
+  plan->scratch_per_thread = (p.taps() + 1) * lanes * accumulator * subs +
+                             plan->block_rows * grad_row +
+                             ((plan->block_rows - 1) * p.stride_h + span + 1) * source_row;
+}
+
+DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan,
+                             CpuIsa isa) {
+  const int64_t accumulator = p.dtype == DType::kFloat64 ? 8 : 4;
+  plan.backend = Backend::kCpu;
+  plan.lanes = static_cast<int>(vector_bytes(isa) / accumulator);
+  const int64_t wide = p.pass == Pass::kGradInput ? p.in_channels : p.out_channels;
+  // With less than half of the lanes filled, pixels fill them better.
+  const bool channels = p.layout == Layout::kChannelsLast && 2 * wide >= plan.lanes;
+  plan.kernel = channels ? Kernel::kCpuChannels : Kernel::kCpuRows;
+  if (p.pass == Pass::kGradWeight) {
+    plan_weight_grad(p, channels, accumulator, &plan);
+  } else {
+    plan_stencil(p, channels, accumulator, &plan);
+  }
+  plan.reason = channels ? "channels are adjacent in memory: a lane is a channel"
+                         : "pixels of a row fill the lanes";
+  return plan;
+}
+
+DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan) {
+  plan.backend = Backend::kCuda;
+  const bool gradient = p.pass == Pass::kGradWeight;
+  switch (p.layout) {
+    case Layout::kChannelsLast:
+      plan.kernel =
+          gradient ? Kernel::kCudaWeightGradChannelsLast : Kernel::kCudaDirectChannelsLast;
+      break;
+    case Layout::kContiguous:
+      plan.kernel = gradient ? Kernel::kCudaWeightGradContiguous : Kernel::kCudaDirectContiguous;
+      break;
+    case Layout::kStrided:
+      plan.kernel = gradient ? Kernel::kCudaWeightGradStrided : Kernel::kCudaDirectStrided;
+      break;
+  }
+  plan.reason = "asked for by name";
+  return plan;
+}
+
+}  // namespace
+
+AxisGeometry axis_geometry(Pass pass, int64_t input_size, int64_t output_size, int64_t kernel,
+                           int64_t stride, int64_t pad, int64_t dilation) {
+  AxisGeometry axis;
+  if (pass != Pass::kGradInput) {
+    axis = {1, output_size, input_size, stride, -pad, (kernel - 1) * dilation - pad};
+    return axis;
+  }
+  // Input pixel y of phase a = y mod stride meets tap i at output (y + pad - i * dilation) / stride
+  // where that is whole.
+  axis = {stride, input_size, output_size, 1, 0, 0};
+  bool first = true;
+  for (int64_t i = 0; i < kernel; ++i) {
+    const int64_t offset = i * dilation - pad;
+    const int64_t phase = ((offset % stride) + stride) % stride;
+    const int64_t distance = (phase - offset) / stride;
+    axis.min_distance = first ? distance : std::min(axis.min_distance, distance);
+    axis.max_distance = first ? distance : std::max(axis.max_distance, distance);
+    first = false;
+  }
+  return axis;
+}
+
+int64_t compulsory_bytes(const DepthwiseConv2dProblem& p) {
+  return (p.input_numel() + p.output_numel() + p.out_channels * p.taps()) * element_size(p.dtype);
+}
+
+int64_t valid_flops(const DepthwiseConv2dProblem& p) {
+  return 2 * p.batch * p.out_channels *
+         valid_taps(p.height, p.out_height(), p.kernel_h, p.stride_h, p.pad_top, p.dilation_h) *
+         valid_taps(p.width, p.out_width(), p.kernel_w, p.stride_w, p.pad_left, p.dilation_w);
+}
+
+DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem, Backend backend,
+                                          CpuIsa isa) {
+  DepthwiseConv2dPlan plan;
+  plan.bytes = compulsory_bytes(problem);
+  plan.flops = valid_flops(problem);
+  if (backend == Backend::kTorch) {
+    plan.reason = "asked for by name";
+    return plan;
+  }
+  if (problem.output_numel() == 0 || problem.input_numel() == 0) {
+    plan.kernel = Kernel::kEmpty;
+    plan.backend = problem.device == DeviceType::kCpu ? Backend::kCpu : Backend::kCuda;
+    plan.reason = "nothing to compute";
+    return plan;
+  }
+  if (problem.device == DeviceType::kCpu) return plan_cpu(problem, plan, isa);
+  if (backend == Backend::kAuto) {
+    plan.reason = "no committed measurement shows effkern's CUDA kernels ahead of torch's";
+    return plan;
+  }
+  return plan_cuda(problem, plan);
+}
+
+const char* kernel_name(Kernel kernel) {
+  switch (kernel) {
+    case Kernel::kEmpty:
+      return "empty";
+    case Kernel::kCpuChannels:
+      return "cpu_channels";
+    case Kernel::kCpuRows:
+      return "cpu_rows";
+    case Kernel::kCudaDirectChannelsLast:
+      return "cuda_direct_channels_last";
+    case Kernel::kCudaDirectContiguous:
+      return "cuda_direct_contiguous";
+    case Kernel::kCudaDirectStrided:
+      return "cuda_direct_strided";
+    case Kernel::kCudaWeightGradChannelsLast:
+      return "cuda_weight_grad_channels_last";
+    case Kernel::kCudaWeightGradContiguous:
+      return "cuda_weight_grad_contiguous";
+    case Kernel::kCudaWeightGradStrided:
+      return "cuda_weight_grad_strided";
+    case Kernel::kTorch:
+      return "aten::convolution";
+  }
+  return "?";
+}
+
+const char* backend_name(Backend backend) {
+  static constexpr const char* kNames[kNumBackends] = {
+      "auto", "cpu", "cuda", "triton", "torch", "cuda_emulated", "triton_interpreted"};
+  return kNames[static_cast<int>(backend)];
+}
+
+}  // namespace effkern

@@ -1,0 +1,295 @@
+// Weight and bias gradient in two kernels: partial sums over `splits` slabs of images and pixels go
+// to a workspace [splits][channels][taps + bias] in the accumulation type, and a second kernel adds
+// the slabs in ascending order. No atomics: the result depends on the problem alone.
+//
+// grad_weight[c, ky, kx] = sum over (n, y, x) of grad_output[n, c, y, x] input[n, c, y s + ky -
+// pad, ...]; the bias gradient, the sum of grad_output, is one more tap.
+//
+// Channels last: a thread owns a channel vector, one kernel row and every slots-th strip of 4
+// output columns. Contiguous: a block owns a channel; a thread sums all taps over 4 x 4 outputs per
+// tile staged in shared memory. Strided: a thread owns one tap of one output channel.
+#pragma once
+
+#include "depthwise_conv2d/depthwise_conv2d_strided_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_tile.cuh"
+
+namespace effkern {
+
+inline constexpr int kWeightGradThreads = 256;
+
+template <typename T>
+struct WeightGradImages {
+  const T* input;
+  const T* grad_output;
+  Accumulate<T>* partial;
+  Strides4 input_strides, grad_output_strides;
+  int batch, channels, height, width, out_height, out_width;
+  int pad_top, pad_left;
+  int splits;
+  // 1 where the bias gradient is wanted, else 0.
+  int bias;
+
+  __device__ __forceinline__ Accumulate<T>* partial_sums(int split, int channel, int taps) const {
+    return partial + (int64_t(split) * channels + channel) * (taps + bias);
+  }
+};
+
+// The share of a split: [begin, end) of `count` units of work.
+struct SplitRange {
+  int64_t begin, end;
+  __device__ __forceinline__ SplitRange(int64_t count, int split, int splits)
+      : begin(count * split / splits), end(count * (split + 1) / splits) {}
+};
+
+template <typename T, int kKernel, int kStride>
+__global__ void __launch_bounds__(kWeightGradThreads, 2)
+    depthwise_conv2d_channels_last_wgrad_kernel(WeightGradImages<T> p, int vectors,
+                                                int channel_blocks) {
+  constexpr int kChannels = ChannelsLastShape<T, kKernel>::kChannels, kPixels = 4;
+  constexpr int kColumns = (kPixels - 1) * kStride + kKernel, kTaps = kKernel * kKernel;
+  __shared__ __align__(16) float exchange[kWeightGradThreads][kChannels];
+
+  const int split = blockIdx.x / channel_blocks;
+  const int first_channel = blockIdx.x % channel_blocks * vectors * kChannels;
+  const int slots = blockDim.x / (vectors * kKernel);
+  const int vector = threadIdx.x % vectors, ky = threadIdx.x / vectors % kKernel;
+  const int slot = threadIdx.x / (vectors * kKernel);
+  const int channel = first_channel + vector * kChannels;
+
+  const int strips = (p.out_width + kPixels - 1) / kPixels;
+  const SplitRange range(int64_t(p.batch) * p.out_height * strips, split, p.splits);
+  const int64_t first = range.begin + slot;
+  int strip = int(first % strips), y = int(first / strips % p.out_height);
+  int n = int(first / strips / p.out_height);
+
+  float sums[kKernel][kChannels] = {}, bias[kChannels] = {};
+  const bool works = slot < slots && channel < p.channels, wants_bias = p.bias != 0 && ky == 0;
+  for (int64_t item = first; works && item < range.end; item += slots) {
+    const T* from = p.grad_output + n * p.grad_output_strides.n + channel +
+                    y * p.grad_output_strides.h + strip * kPixels * p.grad_output_strides.w;
+    const int in_y = y * kStride + ky - p.pad_top, in_x = strip * kPixels * kStride - p.pad_left;
+    const bool row_inside = unsigned(in_y) < unsigned(p.height);
+    if (row_inside || wants_bias) {
+      float grads[kPixels][kChannels];
+#pragma unroll
+      for (int i = 0; i < kPixels; ++i) {
+        auto packed = Packed<T, kChannels>::zero();
+        if (strip * kPixels + i < p.out_width)
+          packed = load<kChannels>(from + i * p.grad_output_strides.w);
+        packed.widen_to(grads[i]);
+      }
+      if (wants_bias) {
+#pragma unroll
+        for (int i = 0; i < kPixels * kChannels; ++i)
+          bias[i % kChannels] += grads[i / kChannels][i % kChannels];
+      }
+      if (row_inside) {
+        const T* image = p.input + n * p.input_strides.n + channel + in_y * p.input_strides.h +
+                         in_x * p.input_strides.w;
+        Packed<T, kChannels> packed[kColumns];
+#pragma unroll
+        for (int i = 0; i < kColumns; ++i) {
+          packed[i] = unsigned(in_x + i) < unsigned(p.width)
+                          ? load<kChannels>(image + i * p.input_strides.w)
+                          : Packed<T, kChannels>::zero();
+        }
+#pragma unroll
+        for (int i = 0; i < kColumns; ++i) {
+          float values[kChannels];
+          packed[i].widen_to(values);
+#pragma unroll
+          for (int pixel = 0; pixel < kPixels; ++pixel) {
+            const int kx = i - pixel * kStride;
+            if (kx < 0 || kx >= kKernel) continue;
+#pragma unroll
+            for (int c = 0; c < kChannels; ++c)
+              sums[kx][c] = fmaf(values[c], grads[pixel][c], sums[kx][c]);
+          }
+        }
+      }
+    }
+    for (strip += slots; strip >= strips; strip -= strips) {
+      if (++y == p.out_height) y = 0, ++n;
+    }
+  }
+
+  // One column of taps at a time: the threads of slot 0 add up the slots in ascending order. The
+  // bias is an additional column of which only kernel row 0 has a value.
+#pragma unroll
+  for (int kx = 0; kx <= kKernel; ++kx) {
+    if (kx == kKernel && p.bias == 0) break;
+    __syncthreads();
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c)
+      exchange[threadIdx.x][c] = kx < kKernel ? sums[kx < kKernel ? kx : 0][c] : bias[c];
+    __syncthreads();
+    if (slot != 0 || channel >= p.channels || (kx == kKernel && ky != 0)) continue;
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      float total = 0.f;
+#pragma unroll 1
+      for (int s = 0; s < slots; ++s) total += exchange[s * vectors * kKernel + threadIdx.x][c];
+      p.partial_sums(split, channel + c, kTaps)[kx < kKernel ? ky * kKernel + kx : kTaps] = total;
+    }
+  }
+}
+
+// `tiles.planes` counts images of the block's channel.
+template <typename T, int kKernel, int kStride>
+__global__ void __launch_bounds__(kDepthwiseThreads, 4)
+    depthwise_conv2d_contiguous_wgrad_kernel(WeightGradImages<T> p, ContiguousTiles tiles) {
+  constexpr int kTaps = kKernel * kKernel;
+  constexpr int kSpan = 3 * kStride + kKernel, kSpanRead = (kSpan + 3) / 4 * 4;
+  constexpr int kWarps = kDepthwiseThreads / 32;
+  __shared__ float exchange[kWarps][kTaps + 1];
+  EFFKERN_DYNAMIC_SHARED(float, staged);
+
+  const int c = blockIdx.x % p.channels, split = blockIdx.x / p.channels;
+  const T* input = p.input + c * p.input_strides.c;
+  const T* grad_output = p.grad_output + c * p.grad_output_strides.c;
+  const SplitRange range(int64_t(tiles.plane_blocks) * tiles.row_tiles * tiles.column_tiles, split,
+                         p.splits);
+
+  float sums[kTaps + 1] = {};
+  for (int64_t tile = range.begin; tile < range.end; ++tile) {
+    const ContiguousItem item(tiles, int(tile));
+    const int first_image = item.plane_block * tiles.planes;
+    const int tile_row = item.row_tile * tiles.groups * 4;
+    const int tile_column = item.column_tile * tiles.strips * 4;
+    __syncthreads();
+    stage_tile(
+        staged, tiles,
+        [&](int i) -> const T* {
+          return first_image + i < p.batch ? input + (first_image + i) * p.input_strides.n
+                                           : nullptr;
+        },
+        p.input_strides.h, tile_row* kStride - p.pad_top, tile_column * kStride - p.pad_left,
+        p.height, p.width);
+    __syncthreads();
+
+    const int n = first_image + item.plane;
+    const int y = tile_row + item.group * 4, x = tile_column + item.strip * 4;
+    if (item.plane >= tiles.planes || n >= p.batch || y >= p.out_height || x >= p.out_width)
+      continue;
+    float grads[4][4] = {};
+    const T* rows = grad_output + n * p.grad_output_strides.n + y * p.grad_output_strides.h + x;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (y + i >= p.out_height) continue;
+      const T* row = rows + i * p.grad_output_strides.h;
+      if (tiles.store_width == 4) {
+        load<4>(row).widen_to(grads[i]);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (x + j < p.out_width) grads[i][j] = load_scalar(row + j);
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 16; ++i) sums[kTaps] += grads[i / 4][i % 4];
+
+    const float* from = staged +
+                        (item.plane * tiles.rows + item.group * 4 * kStride) * tiles.pitch +
+                        tiles.lead + item.strip * 4 * kStride;
+#pragma unroll
+    for (int row = 0; row < kSpan; ++row) {
+      float values[kSpanRead];
+      load_shared<kSpanRead, 4>(from + row * tiles.pitch, values);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int ky = row - i * kStride;
+        if (ky < 0 || ky >= kKernel) continue;
+#pragma unroll
+        for (int kx = 0; kx < kKernel; ++kx) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            sums[ky * kKernel + kx] =
+                fmaf(values[j * kStride + kx], grads[i][j], sums[ky * kKernel + kx]);
+          }
+        }
+      }
+    }
+  }
+
+#pragma unroll
+  for (int tap = 0; tap <= kTaps; ++tap) {
+    float sum = sums[tap];
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+    if (threadIdx.x % 32 == 0) exchange[threadIdx.x / 32][tap] = sum;
+  }
+  __syncthreads();
+  for (int tap = threadIdx.x; tap < kTaps + p.bias; tap += blockDim.x) {
+    float total = 0.f;
+#pragma unroll
+    for (int warp = 0; warp < kWarps; ++warp) total += exchange[warp][tap];
+    p.partial_sums(split, c, kTaps)[tap] = total;
+  }
+}
+
+// blockIdx.y is the split, over rows of grad_output. `bias` is 1 or 0.
+template <typename T, typename Index>
+__global__ void __launch_bounds__(kStridedThreads, 3)
+    depthwise_conv2d_strided_wgrad_kernel(const T* __restrict__ input,
+                                          const T* __restrict__ grad_output,
+                                          Accumulate<T>* __restrict__ partial,
+                                          StridedShape<Index> s, int bias) {
+  const Index columns = s.kernel_h * s.kernel_w + bias;
+  const int64_t thread = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (thread >= int64_t(s.out_channels) * columns) return;
+  const Index c = s.channels_innermost ? Index(thread % s.out_channels) : Index(thread / columns);
+  const Index tap = s.channels_innermost ? Index(thread / s.out_channels) : Index(thread % columns);
+  const bool is_bias = tap == s.kernel_h * s.kernel_w;
+  const Index dy = is_bias ? 0 : tap / s.kernel_w * s.dilation_h - s.pad_top;
+  const Index dx = is_bias ? 0 : tap % s.kernel_w * s.dilation_w - s.pad_left;
+
+  const SplitRange range(int64_t(s.batch) * s.out_height, blockIdx.y, gridDim.y);
+  Accumulate<T> total = 0;
+  for (int64_t row = range.begin; row < range.end; ++row) {
+    const Index n = Index(row / s.out_height), y = Index(row % s.out_height),
+                in_y = y * s.stride_h + dy;
+    if (!is_bias && (in_y < 0 || in_y >= s.height)) continue;
+    const T* grads =
+        grad_output + n * s.output_strides.n + c * s.output_strides.c + y * s.output_strides.h;
+    const T* values = input + n * s.input_strides.n + c / s.multiplier * s.input_strides.c +
+                      in_y * s.input_strides.h;
+    // Short sums first: the rounding error of one long chain would grow with its length.
+    for (Index begin = 0; begin < s.out_width; begin += 64) {
+      const Index end = min(begin + 64, s.out_width);
+      Accumulate<T> sum = 0;
+      for (Index x = begin; x < end; ++x) {
+        const Index in_x = x * s.stride_w + dx;
+        if (is_bias) {
+          sum += load_scalar(grads + x * Index(s.output_strides.w));
+        } else if (in_x >= 0 && in_x < s.width) {
+          sum += load_scalar(grads + x * Index(s.output_strides.w)) *
+                 load_scalar(values + in_x * Index(s.input_strides.w));
+        }
+      }
+      total += sum;
+    }
+  }
+  partial[(blockIdx.y * int64_t(s.out_channels) + c) * columns + tap] = total;
+}
+
+// Adds the splits of each channel's `columns` sums; the last column is the bias where grad_bias is
+// not null.
+template <typename T>
+__global__ void __launch_bounds__(kStridedThreads)
+    depthwise_conv2d_wgrad_reduce_kernel(const Accumulate<T>* __restrict__ partial,
+                                         T* __restrict__ grad_weight, T* __restrict__ grad_bias,
+                                         int splits, int64_t channels, int64_t columns) {
+  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i >= channels * columns) return;
+  Accumulate<T> total = 0;
+  for (int split = 0; split < splits; ++split) total += partial[split * channels * columns + i];
+  const int64_t c = i / columns, tap = i % columns, taps = columns - (grad_bias ? 1 : 0);
+  if (tap < taps) {
+    store_scalar(grad_weight + c * taps + tap, total);
+  } else {
+    store_scalar(grad_bias + c, total);
+  }
+}
+
+}  // namespace effkern

@@ -1,0 +1,6 @@
+"""Modules: thin layers over effkern.functional."""
+
+from .depthwise_conv2d import DepthwiseConv2d
+from .depthwise_conv2d_same import DepthwiseConv2dSame, DepthwiseConv2dStaticSame
+
+__all__ = ["DepthwiseConv2d", "DepthwiseConv2dSame", "DepthwiseConv2dStaticSame"]

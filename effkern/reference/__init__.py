@@ -1,0 +1,1 @@
+"""Every operator once more in obvious PyTorch: what the tests compare with."""

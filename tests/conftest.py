@@ -1,0 +1,92 @@
+"""The backends that the operators' tests run on, and the profiles of hypothesis."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import hypothesis
+import pytest
+
+import effkern
+from effkern import registry
+from effkern.testing.poison import poisoned_memory
+
+_DEVICES = {
+    "cpu": "cpu",
+    "cuda": "cuda",
+    "cuda_emulated": "cpu",
+    "triton": "cuda",
+    "triton_interpreted": "cpu",
+}
+_REQUIRE = "EFFKERN_REQUIRE_BACKENDS"
+
+hypothesis.settings.register_profile("default", deadline=None)
+# Continuous integration draws the same problems each time: a change does not fail for another's
+# bug.
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend under test."""
+
+    name: str
+    device: str
+
+    @property
+    def code(self) -> int:
+        """The integer that stands for it in the operators' schemas."""
+        return registry.BACKENDS[self.name]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        action="append",
+        choices=list(registry.BACKENDS),
+        help="test this backend only (may be repeated; default: all that are present)",
+    )
+
+
+def _required() -> list[str]:
+    names = [name.strip() for name in os.environ.get(_REQUIRE, "").split(",") if name.strip()]
+    for name in names:
+        if name not in _DEVICES:
+            raise pytest.UsageError(
+                f"{_REQUIRE}: wanted any of {', '.join(_DEVICES)}, got {name!r}"
+            )
+    return names
+
+
+def pytest_report_header() -> list[str]:
+    return [
+        f"effkern backend {name}: {'present' if state is True else state}"
+        for name, state in effkern.backends().items()
+        if name in _DEVICES
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" not in metafunc.fixturenames:
+        return
+    required = _required()
+    present = [name for name in _DEVICES if effkern.backends()[name] is True or name in required]
+    names = metafunc.config.getoption("--backend") or present
+    metafunc.parametrize("backend", names, indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """Each backend in turn, chosen for all calls, with fresh memory full of NaN.
+
+    Backends that are not here are left out; those that EFFKERN_REQUIRE_BACKENDS names fail.
+    """
+    state = effkern.backends()[request.param]
+    if state is not True:
+        pytest.fail(f"backend {request.param} is required and is not here: {state}")
+    backend = Backend(request.param, _DEVICES.get(request.param, "cpu"))
+    with poisoned_memory(backend.device), effkern.backend(backend.name):
+        yield backend

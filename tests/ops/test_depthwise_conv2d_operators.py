@@ -1,0 +1,170 @@
+"""torch.ops.effkern.depthwise_conv2d*: schemas, arguments, fakes, autograd registrations."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+
+from effkern import _library
+from effkern.ops.depthwise_conv2d import ACTIVATIONS
+from effkern.testing.depthwise_conv2d import expected_gradients, expected_output, without_kinks
+from effkern.testing.problems import DepthwiseConv2dCase as Case
+
+pytestmark = pytest.mark.skipif(not _library.available(), reason=str(_library.load_error()))
+
+FORWARD = "depthwise_conv2d"
+BACKWARD = "depthwise_conv2d_backward"
+ACTIVATION_BACKWARD = "depthwise_conv2d_activation_backward"
+OPERATORS = (FORWARD, BACKWARD, ACTIVATION_BACKWARD)
+
+# Every integer differs from every other, so that no two of them can be mistaken for each other.
+DISTINCT = Case(
+    batch=2,
+    channels=3,
+    height=23,
+    width=29,
+    kernel=(3, 4),
+    multiplier=2,
+    stride=(2, 3),
+    padding=((4, 5), (6, 7)),
+    dilation=(1, 2),
+)
+CHANGES = {
+    "stride_h": {"stride": (3, 3)},
+    "stride_w": {"stride": (2, 1)},
+    "pad_top": {"padding": ((2, 5), (6, 7))},
+    "pad_bottom": {"padding": ((4, 8), (6, 7))},
+    "pad_left": {"padding": ((4, 5), (3, 7))},
+    "pad_right": {"padding": ((4, 5), (6, 11))},
+    "dilation_h": {"dilation": (3, 2)},
+    "dilation_w": {"dilation": (1, 4)},
+}
+twins = pytest.mark.parametrize("prefix", ("", "_"), ids=("public", "lean"))
+
+
+def operator(name):
+    return getattr(torch.ops.effkern, name).default
+
+
+def changed(change):
+    fields = {name: getattr(DISTINCT, name) for name in Case.__dataclass_fields__}
+    return Case(**(fields | change))
+
+
+def test_every_operator_is_tested():
+    registered = {
+        name.removeprefix("effkern::")
+        for name in torch._C._dispatch_get_all_op_names()
+        if name.startswith("effkern::") and "depthwise_conv2d" in name
+    }
+    assert registered == {prefix + name for prefix, name in product(("", "_"), OPERATORS)}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_lean_operator_has_the_same_schema(name):
+    public, lean = (str(operator(prefix + name)._schema) for prefix in ("", "_"))
+    assert lean == public.replace("effkern::", "effkern::_")
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_integers_have_distinct_names_in_the_documented_order(name):
+    arguments = [a.name for a in operator(name)._schema.arguments]
+    start = arguments.index("stride_h")
+    assert arguments[start : start + 8] == list(CHANGES)
+    assert arguments[-1] == "backend"
+
+
+# The stable ABI never compares a kernel's parameters with its schema: an argument that is read as
+# another one, or as another type, shows only in the results.
+@twins
+@pytest.mark.parametrize("change", list(CHANGES.values()), ids=list(CHANGES))
+def test_each_integer(backend, change, prefix):
+    case = changed(change)
+    input, weight, bias, grad_output = case.tensors(torch.float64, backend.device)
+    args = case.geometry
+    output = operator(prefix + FORWARD)(input, weight, bias, *args, 0, backend.code)
+    expected_output(case, input, weight, bias).check(output, "output")
+
+    grads = operator(prefix + BACKWARD)(
+        grad_output, input, weight, *args, True, True, True, backend.code
+    )
+    expected = expected_gradients(case, grad_output, input, weight, bias)
+    for name, got, wanted in zip(("input", "weight", "bias"), grads, expected, strict=True):
+        wanted.check(got, f"grad_{name}")
+
+
+@twins
+@pytest.mark.parametrize("activation", list(ACTIVATIONS), ids=str)
+@pytest.mark.parametrize("bias", (False, True), ids=("no_bias", "bias"))
+def test_activation_argument(backend, activation, bias, prefix):
+    case = changed({"bias": bias})
+    input, weight, bias, grad_output = case.tensors(torch.float64, backend.device)
+    args = (*case.geometry, ACTIVATIONS[activation], backend.code)
+    output = operator(prefix + FORWARD)(input, weight, bias, *args)
+    expected_output(case, input, weight, bias, activation).check(output, "output")
+
+    grad_output = without_kinks(case, grad_output, input, weight, bias, activation)
+    actual = operator(prefix + ACTIVATION_BACKWARD)(grad_output, input, weight, bias, *args)
+    # The gradient with respect to the bias, before it is summed.
+    identity = Case(*case.output_shape, kernel=(1, 1), padding=0, bias=False)
+    pre = operator(prefix + FORWARD)(input, weight, bias, *case.geometry, 0, backend.code)
+    one = pre.new_ones(identity.weight_shape)
+    wanted = expected_gradients(identity, grad_output, pre, one, None, activation)[0]
+    assert actual.shape == grad_output.shape
+    torch.testing.assert_close(actual, wanted.torch_results[0], rtol=1e-12, atol=1e-12)
+
+
+@twins
+@pytest.mark.parametrize("needs", list(product((False, True), repeat=3)), ids=str)
+def test_masks_of_backward(backend, needs, prefix):
+    input, weight, bias, grad_output = DISTINCT.tensors(torch.float32, backend.device)
+    grads = operator(prefix + BACKWARD)(
+        grad_output, input, weight, *DISTINCT.geometry, *needs, backend.code
+    )
+    expected = expected_gradients(DISTINCT, grad_output, input, weight, bias)
+    names = ("input", "weight", "bias")
+    for name, need, got, wanted in zip(names, needs, grads, expected, strict=True):
+        if need:
+            wanted.check(got, f"grad_{name}")
+        else:
+            assert got.shape == (0,) and got.dtype == input.dtype
+
+
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_opcheck(backend, name, dtype, layout):
+    input, weight, bias, grad_output = DISTINCT.tensors(dtype, backend.device, layout)
+    leaves = [t.requires_grad_(dtype == torch.float32) for t in (input, weight, bias)]
+    geometry = DISTINCT.geometry
+    arguments = {
+        FORWARD: [(*leaves, *geometry, code, backend.code) for code in (0, 1, 4)]
+        + [(*leaves[:2], None, *geometry, 3, backend.code)],
+        BACKWARD: [
+            (grad_output, *leaves[:2], *geometry, *needs, backend.code)
+            for needs in ((True, True, True), (False, True, False), (True, False, True))
+        ],
+        ACTIVATION_BACKWARD: [(grad_output, *leaves, *geometry, 3, backend.code)],
+    }
+    for args in arguments[name]:
+        torch.library.opcheck(operator(name), args)
+        lean_checks = ("test_schema", "test_faketensor")
+        detached = [a.detach() if isinstance(a, torch.Tensor) else a for a in args]
+        torch.library.opcheck(operator("_" + name), detached, test_utils=lean_checks)
+
+
+@pytest.mark.parametrize("weight_layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last", "transposed", "sliced"))
+@pytest.mark.parametrize("name", OPERATORS)
+def test_fakes_agree_with_kernels(backend, name, layout, weight_layout):
+    input, _, bias, grad_output = DISTINCT.tensors(torch.float32, backend.device, layout)
+    weight = DISTINCT.tensors(torch.float32, backend.device, weight_layout)[1]
+    geometry = DISTINCT.geometry
+    args = {
+        FORWARD: (input, weight, bias, *geometry, 0, backend.code),
+        BACKWARD: (grad_output, input, weight, *geometry, True, True, True, backend.code),
+        ACTIVATION_BACKWARD: (grad_output, input, weight, bias, *geometry, 3, backend.code),
+    }[name]
+    torch.library.opcheck(operator(name), args, test_utils=("test_faketensor",))

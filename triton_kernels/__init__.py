@@ -1,0 +1,1 @@
+"""Triton kernels, installed as effkern.triton_kernels: one folder per operator."""
