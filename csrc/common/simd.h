@@ -191,6 +191,9 @@ EFFKERN_INLINE void store(Half* p, Vec<float> v) {
 #endif
 }
 
+#pragma GCC diagnostic push
+// g++ does not see that a branch for two elements is not taken for one.
+#pragma GCC diagnostic ignored "-Warray-bounds"
 // n < kLanes elements to or from memory that may end right behind them, without a loop: two copies
 // of a power of two that overlap.
 template <class T>
@@ -213,6 +216,7 @@ EFFKERN_INLINE void copy_few(T* dst, const T* src, int64_t n) {
     *dst = *src;
   }
 }
+#pragma GCC diagnostic pop
 
 // The first n elements, or kLanes of them; the lanes beyond read as zero.
 template <class T>

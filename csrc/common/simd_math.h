@@ -73,10 +73,14 @@ constexpr double kInvSqrt2Pi = 0.39894228040143267794;
 constexpr double kGeluTanhScale = 0.79788456080286535588;
 constexpr double kGeluTanhCubic = 0.044715;
 
-// (1 + tanh(u)) / 2 of the tanh form of GELU, as sigmoid(2 u), which does not cancel.
+// sigmoid(2 u) = (1 + tanh(u)) / 2 of the tanh form of GELU, and 1 minus it; neither cancels.
 template <class A>
-EFFKERN_INLINE Vec<A> gelu_gate(Vec<A> x) {
-  return vsigmoid<A>(A(2 * kGeluTanhScale) * (x + A(kGeluTanhCubic) * x * x * x));
+EFFKERN_INLINE void gelu_gate(Vec<A> x, Vec<A>* gate, Vec<A>* rest) {
+  const Vec<A> u = A(2 * kGeluTanhScale) * (x + A(kGeluTanhCubic) * x * x * x);
+  const Vec<A> e = vexp(u < splat(A(0)) ? u : -u);
+  const Vec<A> larger = A(1) / (A(1) + e), smaller = e / (A(1) + e);
+  *gate = u < splat(A(0)) ? smaller : larger;
+  *rest = u < splat(A(0)) ? larger : smaller;
 }
 
 template <class A>
@@ -93,8 +97,11 @@ EFFKERN_INLINE Vec<A> activate(Vec<A> x, Activation activation) {
       return x / (A(1) + vexp(-x));
     case Activation::kGELU:
       return A(0.5) * x * (A(1) + verf(x * A(kSqrtHalf)));
-    case Activation::kGELUTanh:
-      return x * gelu_gate<A>(x);
+    case Activation::kGELUTanh: {
+      Vec<A> gate, rest;
+      gelu_gate<A>(x, &gate, &rest);
+      return x * gate;
+    }
     case Activation::kHardswish:
       return x * clamp<A>(x + A(3), zero, six) / A(6);
   }
@@ -123,9 +130,10 @@ EFFKERN_INLINE Vec<A> activation_grad(Vec<A> x, Activation activation) {
       return cdf + x * A(kInvSqrt2Pi) * vexp(x * x * A(-0.5));
     }
     case Activation::kGELUTanh: {
-      const Vec<A> gate = gelu_gate<A>(x);
-      const Vec<A> slope = A(kGeluTanhScale) * (A(1) + A(3 * kGeluTanhCubic) * x * x);
-      return gate + A(2) * x * gate * (A(1) - gate) * slope;
+      Vec<A> gate, rest;
+      gelu_gate<A>(x, &gate, &rest);
+      const Vec<A> slope = A(2 * kGeluTanhScale) * (A(1) + A(3 * kGeluTanhCubic) * x * x);
+      return gate + x * (gate * rest) * slope;
     }
     case Activation::kHardswish: {
       const Vec<A> middle = x / A(3) + A(0.5);

@@ -129,6 +129,10 @@ enum class CpuIsa : int { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
 int64_t compulsory_bytes(const DepthwiseConv2dProblem& problem);
 int64_t valid_flops(const DepthwiseConv2dProblem& problem);
 
+// Whether one of the specialised CUDA kernels serves the problem: 3x3 and 5x5 with stride 1 or 2,
+// 7x7 with stride 1, dilation 1, multiplier 1, sizes that fit an int. Else the strided ones do.
+bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& problem);
+
 DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem, Backend backend,
                                           CpuIsa isa);
 

@@ -21,6 +21,12 @@ EFFKERN_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 struct PackBlock {
   int64_t row, rows, col, phases, pitch;
   int64_t height, width, stride_h, stride_w;
+  // The memory holds a block with the same borders: they are zero already.
+  bool clean;
+
+  bool same_borders(const PackBlock& other) const {
+    return row == other.row && rows == other.rows && col == other.col && pitch == other.pitch;
+  }
 };
 
 // The part [*lo, *hi) of a packed row that lies inside the image.
@@ -58,14 +64,14 @@ void pack_channels(Acc<T>* dst, int64_t sub, const T* source, const Lanes& lanes
   for (int64_t r = 0; r < b.rows; ++r) {
     const int64_t y = b.row + r;
     if (y < 0 || y >= b.height) {
-      for (int s = 0; s < kSubs; ++s) zero(dst + s * sub, b.phases * b.pitch * L);
+      for (int s = 0; s < kSubs && !b.clean; ++s) zero(dst + s * sub, b.phases * b.pitch * L);
       dst += b.phases * b.pitch * L;
       continue;
     }
     for (int64_t phase = 0; phase < b.phases; ++phase) {
       int64_t lo, hi;
       inside(b, phase, &lo, &hi);
-      for (int s = 0; s < kSubs; ++s) zero(dst + s * sub, lo * L);
+      for (int s = 0; s < kSubs && !b.clean; ++s) zero(dst + s * sub, lo * L);
       const int64_t step = b.phases * b.stride_w;
       const T* p = source + y * b.stride_h + (b.col + phase) * b.stride_w + lo * step;
       A* out = dst + lo * L;
@@ -77,7 +83,7 @@ void pack_channels(Acc<T>* dst, int64_t sub, const T* source, const Lanes& lanes
           store_acc(out, load_lanes(p, lanes));
         }
       }
-      for (int s = 0; s < kSubs; ++s) zero(out + s * sub, (b.pitch - hi) * L);
+      for (int s = 0; s < kSubs && !b.clean; ++s) zero(out + s * sub, (b.pitch - hi) * L);
       dst += b.pitch * L;
     }
   }
@@ -140,15 +146,12 @@ EFFKERN_INLINE void pack_dense_rows(Acc<T>* dst, const T* source, const PackBloc
   inside(b, 0, &lo, &hi);
   const int64_t top = min64(max64(-b.row, 0), b.rows);
   const int64_t bottom = max64(min64(b.height - b.row, b.rows), top);
-  zero(dst, top * b.pitch);
+  if (!b.clean) zero(dst, b.rows * b.pitch);
   dst += top * b.pitch;
   const T* p = source + (b.row + top) * b.stride_h + b.col + lo;
   for (int64_t r = top; r < bottom; ++r, dst += b.pitch, p += b.stride_h) {
-    zero(dst, lo);
     widen_row(dst + lo, p, hi - lo);
-    zero(dst + hi, b.pitch - hi);
   }
-  zero(dst, (b.rows - bottom) * b.pitch);
 }
 
 template <class T>

@@ -100,15 +100,20 @@ class Stencil {
     const int64_t cols = min64(t_.plan.block_cols, max_count(t_.cols) - col0);
     const int64_t first_col =
         col0 * t_.cols.step + floor_div(t_.cols.min_distance, t_.cols.step) * t_.cols.step;
-    const PackBlock block{row0 * t_.rows.step + t_.rows.min_distance,
-                          (rows - 1) * t_.rows.step + 1 + row_span(),
-                          first_col,
-                          t_.cols.step,
-                          t_.plan.pitch,
-                          t_.rows.source_size,
-                          t_.cols.source_size,
-                          t_.source_strides.h,
-                          t_.source_strides.w};
+    PackBlock block{row0 * t_.rows.step + t_.rows.min_distance,
+                    (rows - 1) * t_.rows.step + 1 + row_span(),
+                    first_col,
+                    t_.cols.step,
+                    t_.plan.pitch,
+                    t_.rows.source_size,
+                    t_.cols.source_size,
+                    t_.source_strides.h,
+                    t_.source_strides.w,
+                    false};
+    // The same number of channels, so that no vector is new.
+    block.clean = count == packed_count_ && block.same_borders(packed_block_);
+    packed_count_ = count;
+    packed_block_ = block;
     pack_source(n, channel, count, block);
     const int64_t vectors = kChannels ? cols : ceil_div(cols, L);
     const int64_t tiles = vectors <= kMaxCols ? 1 : ceil_div(vectors, kMaxCols);
@@ -117,10 +122,14 @@ class Stencil {
     const int64_t narrower = tiles * widest - vectors;
     const int64_t step = max_tile_rows(widest);
     const Strides4& s = t_.output_strides;
-    const bool whole = kChannels ? count % L == 0 && s.c == 1 : cols % L == 0 && s.w == 1;
+    // A tile may write whole vectors over the end of a row where the next row is written later.
+    const bool dense_rows =
+        s.w == 1 && s.h == cols && cols == t_.cols.out_size && (tiles == 1 || step == 1);
+    const bool whole =
+        kChannels ? count % L == 0 && s.c == 1 : dense_rows || (cols % L == 0 && s.w == 1);
     if (direct_ && whole && t_.rows.phases == 1 && t_.cols.phases == 1) {
       A* out = static_cast<A*>(t_.output) + n * s.n + channel * s.c + row0 * s.h + col0 * s.w;
-      return run_direct(out, count, row0, rows, step, tiles, widest, narrower);
+      return run_direct(out, count, row0, rows, cols, step, tiles, widest, narrower);
     }
     for (int64_t row = 0; row < rows; row += step) {
       int64_t v1 = 0;
@@ -149,8 +158,8 @@ class Stencil {
   }
 
   // A block whose tiles write the output themselves: nothing is done per tile but its addresses.
-  void run_direct(A* out, int64_t count, int64_t row0, int64_t rows, int64_t step, int64_t tiles,
-                  int64_t widest, int64_t narrower) {
+  void run_direct(A* out, int64_t count, int64_t row0, int64_t rows, int64_t cols, int64_t step,
+                  int64_t tiles, int64_t widest, int64_t narrower) {
     TileArgs<A> args;
     args.source_row = t_.rows.step * row_pitch();
     args.lo = lo_;
@@ -166,9 +175,19 @@ class Stencil {
       args.offsets = t_.tap_offset + entry;
       args.taps = (last - first) * per_row;
       const A* source = packed_ + row * args.source_row;
-      A* pixel = out + row * args.out_row;
+      A* pixel = out + row * t_.output_strides.h;
+      // What the last vector of a row writes too much must fall into rows that are still to come.
+      const int64_t excess = kChannels ? 0 : (L - cols % L) % L;
+      const bool buffered = excess > (rows - row - tile_rows) * cols;
       for (int64_t tile = 0; tile < tiles; ++tile) {
         const int64_t width = widest - (tile < narrower ? 1 : 0);
+        if (buffered && tile == tiles - 1) {
+          args.source = source;
+          args.weights = weights_ + entry;
+          args.bias = bias_;
+          run_buffered(args, tile_rows, width, pixel, width * L - excess);
+          break;
+        }
         const auto run = kStencilTiles<A, !kChannels>.run[width - 1][tile_rows - 1];
         args.source = source;
         args.weights = weights_ + entry * E;
@@ -185,6 +204,17 @@ class Stencil {
         source += width * L;
         pixel += width * args.out_col;
       }
+    }
+  }
+
+  // A tile of rows whose last vectors would run over the end of the block.
+  void run_buffered(TileArgs<A> args, int64_t rows, int64_t width, A* out, int64_t count) {
+    args.out = rows_;
+    args.out_row = kMaxCols * L;
+    args.out_col = L;
+    kStencilTiles<A, !kChannels>.run[width - 1][rows - 1](args);
+    for (int64_t r = 0; r < rows; ++r) {
+      narrow_row(out + r * t_.output_strides.h, rows_ + r * kMaxCols * L, count);
     }
   }
 
@@ -346,6 +376,8 @@ class Stencil {
 
   const StencilTask& t_;
   int64_t taps_;
+  int64_t packed_count_ = 0;
+  PackBlock packed_block_{};
   A *weights_, *bias_, *rows_, *packed_;
   A lo_, hi_;
   bool direct_, epilogue_;

@@ -87,25 +87,31 @@ class WeightGrad {
     const int64_t cols = min64(t_.plan.block_cols, out_width_ - col);
     const Strides4 &xs = t_.input_strides, &gs = t_.grad_strides;
     const int64_t multiplier = multiplier_;
-    const PackBlock grad_block{row, rows, col, 1, grad_pitch_, row + rows, col + cols, gs.h, gs.w};
+    PackBlock grad_block{row, rows, col, 1, grad_pitch_, row + rows, col + cols, gs.h, gs.w, false};
+    // Whatever the number of channels: vectors that are not there now were packed with the same
+    // borders.
+    grad_block.clean = grad_block.same_borders(packed_) && count <= packed_count_;
     pack(grad_, grad_sub_, static_cast<const T*>(t_.grad) + n * gs.n, channel, count, grad_block,
          gs.c, true, [](int64_t o) { return o; });
     const int64_t source_rows = (rows - 1) * p_.stride_h + (p_.kernel_h - 1) * p_.dilation_h + 1;
     const int64_t source_sub = source_rows * phases_ * t_.plan.pitch * E;
     if (t_.grad_weight) {
-      const PackBlock source_block{row * p_.stride_h - p_.pad_top,
-                                   source_rows,
-                                   col * p_.stride_w - p_.pad_left,
-                                   phases_,
-                                   t_.plan.pitch,
-                                   p_.height,
-                                   p_.width,
-                                   xs.h,
-                                   xs.w};
+      PackBlock source_block{row * p_.stride_h - p_.pad_top,
+                             source_rows,
+                             col * p_.stride_w - p_.pad_left,
+                             phases_,
+                             t_.plan.pitch,
+                             p_.height,
+                             p_.width,
+                             xs.h,
+                             xs.w,
+                             grad_block.clean};
       pack(source_, source_sub, static_cast<const T*>(t_.input) + n * xs.n, channel, count,
            source_block, xs.c, multiplier == 1,
            [=](int64_t o) { return floor_div(o, multiplier); });
     }
+    packed_ = grad_block;
+    packed_count_ = count;
     A *const grad = grad_, *const source = source_;
     partial_ = partials_;
     for (int64_t sub = 0; sub * E < count; ++sub, partial_ += size_) {
@@ -175,15 +181,21 @@ class WeightGrad {
   }
 
   void add_bias(int64_t rows, int64_t cols) {
-    // Row sums first: shorter chains of additions lose less.
+    // Sums of rows, each of eight chains: shorter chains lose less.
+    constexpr int kChains = 8;
     A* out = partial_ + p_.taps() * L;
     const int64_t vectors = kChannels ? cols : ceil_div(cols, L);
     Vec<A> total{};
     for (int64_t y = 0; y < rows; ++y) {
       const A* p = grad_ + y * grad_pitch_ * E;
-      Vec<A> sum{};
-      for (int64_t x = 0; x < vectors; ++x) sum += load_acc(p + x * L);
-      total += sum;
+      Vec<A> sums[kChains] = {};
+      int64_t x = 0;
+      for (; x + kChains <= vectors; x += kChains) {
+        for (int i = 0; i < kChains; ++i) sums[i] += load_acc(p + (x + i) * L);
+      }
+      for (int i = 0; x + i < vectors; ++i) sums[i] += load_acc(p + (x + i) * L);
+      total +=
+          ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
     }
     store_acc(out, load_acc(out) + total);
   }
@@ -248,6 +260,8 @@ class WeightGrad {
   const WeightGradTask& t_;
   const DepthwiseConv2dProblem& p_;
   int64_t phases_, multiplier_, out_height_, out_width_, size_, grad_pitch_, grad_sub_;
+  int64_t packed_count_ = 0;
+  PackBlock packed_{};
   A *partials_, *partial_, *grad_, *source_;
 };
 

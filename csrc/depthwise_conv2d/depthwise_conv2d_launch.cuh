@@ -29,7 +29,7 @@ cudaError_t call_with(Function& function) {
   return function(std::integral_constant<int, kKernel>(), std::integral_constant<int, kStride>());
 }
 
-// Calls function(kernel size, stride) with the sizes of is_specialized as constants.
+// Calls function(kernel size, stride) with the sizes of has_specialized_cuda_kernel as constants.
 template <typename Function>
 cudaError_t with_kernel_and_stride(int64_t kernel_size, int64_t stride, Function function) {
   if (kernel_size == 7) return call_with<7, 1>(function);
@@ -198,7 +198,8 @@ cudaError_t launch_forward(const DepthwiseConv2dProblem& p, const T* input,
     const Image4<const T> from{input, p.in_channels, p.height, p.width, input_strides};
     const Image4<T> to{output, p.out_channels, p.out_height(), p.out_width(), output_strides};
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, from, to);
-    if (is_specialized(p) && (channels_last || (input_strides.w == 1 && output_strides.w == 1))) {
+    if (has_specialized_cuda_kernel(p) &&
+        (channels_last || (input_strides.w == 1 && output_strides.w == 1))) {
       const auto images =
           detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false);
       return detail::launch_direct(images, p.kernel_h, p.stride_h, channels_last, from.row_vector(),
@@ -227,7 +228,7 @@ cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_out
                                grad_output_strides};
     const Image4<T> to{grad_input, p.in_channels, p.height, p.width, grad_input_strides};
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, from, to);
-    if (is_specialized(p) &&
+    if (has_specialized_cuda_kernel(p) &&
         (channels_last || (grad_output_strides.w == 1 && grad_input_strides.w == 1))) {
       if (p.stride_h == 1) {
         const auto images =
@@ -285,7 +286,7 @@ cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
     const Image4<const T> dy{grad_output, p.out_channels, p.out_height(), p.out_width(),
                              grad_output_strides};
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, x, dy);
-    if (is_specialized(p) &&
+    if (has_specialized_cuda_kernel(p) &&
         (channels_last || (input_strides.w == 1 && grad_output_strides.w == 1))) {
       const WeightGradImages<T> images{input,
                                        grad_output,

@@ -2,6 +2,7 @@
 #include "depthwise_conv2d/depthwise_conv2d.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
 
@@ -151,7 +152,9 @@ DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPla
 DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan) {
   plan.backend = Backend::kCuda;
   const bool gradient = p.pass == Pass::kGradWeight;
-  switch (p.layout) {
+  // The launcher also takes the strided kernels for tensors that the vector accesses do not fit.
+  const Layout layout = has_specialized_cuda_kernel(p) ? p.layout : Layout::kStrided;
+  switch (layout) {
     case Layout::kChannelsLast:
       plan.kernel =
           gradient ? Kernel::kCudaWeightGradChannelsLast : Kernel::kCudaDirectChannelsLast;
@@ -222,6 +225,23 @@ DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem,
     return plan;
   }
   return plan_cuda(problem, plan);
+}
+
+bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& p) {
+  constexpr int64_t kMax = std::numeric_limits<int>::max();
+  const bool square = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w;
+  const bool small_kernel = p.kernel_h == 3 || p.kernel_h == 5;
+  const bool known = ((small_kernel && p.stride_h <= 2) || (p.kernel_h == 7 && p.stride_h == 1)) &&
+                     p.dilation_h == 1 && p.dilation_w == 1 && p.multiplier() == 1 &&
+                     p.dtype != DType::kFloat64;
+  // Coordinates, which reach past the image by the padding and a tile, and counts of threads and
+  // blocks, are ints.
+  const int64_t height = std::max(p.height, p.out_height()),
+                width = std::max(p.width, p.out_width());
+  const bool small = std::max({height, width, p.pad_top, p.pad_left}) < kMax / 8 &&
+                     p.batch * height * width <= kMax / 2 && p.batch * p.out_channels <= kMax &&
+                     p.batch * p.out_channels * (height / 4 + 1) * (width / 4 + 1) <= kMax;
+  return square && known && small;
 }
 
 const char* kernel_name(Kernel kernel) {

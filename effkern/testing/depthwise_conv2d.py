@@ -106,7 +106,7 @@ def expected_gradients(
     activation: str | None = None,
 ) -> list[Expected]:
     """For the gradients of input, weight and, if there is one, bias."""
-    references: Sequence[Tensor | np.ndarray]
+    references: Sequence[Any]
     if input.dtype != torch.float64:
         references = _autograd(
             case, _double(grad_output)[0], _double(input, weight, bias), activation
@@ -130,8 +130,8 @@ def expected_gradients(
     # With an activation the gradient of its argument is a tensor, rounded to the dtype.
     accumulation_dtype = None if activation is None else input.dtype
     return [
-        Expected(results, reference, scale, accumulation_dtype)
-        for results, reference, scale in zip(torch_results, list(references), scales, strict=False)
+        Expected(torch_results[i], references[i], scales[i], accumulation_dtype)
+        for i in range(len(scales))
     ]
 
 

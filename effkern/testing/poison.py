@@ -41,8 +41,9 @@ def poisoned_memory(device: str = "cpu") -> Iterator[None]:
 
     That holds for host memory however it is allocated: by torch, by a kernel's own scratch buffers
     and by the C shim's ``aoti_torch_empty_strided``, which
-    ``torch.utils.deterministic.fill_uninitialized_memory`` does not reach. On CUDA the blocks that
-    torch's caching allocator holds are filled, once, at the beginning.
+    ``torch.utils.deterministic.fill_uninitialized_memory`` does not reach. A block of less than
+    about a KiB may now and then come out of malloc's cache of its thread, unfilled. On CUDA the
+    blocks that torch's caching allocator holds are filled, once, at the beginning.
 
     Raises:
         RuntimeError: the C library cannot fill the memory it hands out (it is not glibc).
