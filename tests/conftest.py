@@ -61,6 +61,11 @@ def _required() -> list[str]:
     return names
 
 
+def pytest_configure() -> None:
+    # A misspelt name stops the run before anything is collected.
+    _required()
+
+
 def pytest_report_header() -> list[str]:
     return [
         f"effkern backend {name}: {'present' if state is True else state}"

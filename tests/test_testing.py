@@ -30,12 +30,12 @@ def expected(request):
 
 class TestBound:
     def test_accepts_torch_itself(self, expected):
-        expected.check(expected.torch_results[0], "output")
+        expected.check(expected.torch_result, "output")
 
     @pytest.mark.parametrize("index", ((0, 0, 0, 0), (1, 4, 8, 9)))
     @pytest.mark.parametrize("direction", (-1, 1))
     def test_rejects_one_element_that_is_a_little_off(self, expected, index, direction):
-        wrong = expected.torch_results[0].clone()
+        wrong = expected.torch_result.clone()
         reference = torch.as_tensor(np.asarray(expected.reference, dtype=np.float64))
         # Beyond twice the error that any of these dtypes has here, plus one.
         unit = rounding_units(reference, wrong.dtype, expected.scale)[index]
@@ -46,7 +46,7 @@ class TestBound:
 
     @pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf))
     def test_rejects_what_is_not_finite(self, expected, value):
-        wrong = expected.torch_results[0].clone()
+        wrong = expected.torch_result.clone()
         wrong[1, 2, 3, 4] = value
         with pytest.raises(AssertionError, match=r"element \(1, 2, 3, 4\) .* 1 of 900 elements"):
             expected.check(wrong, "output")
@@ -80,10 +80,10 @@ class TestBound:
 
     def test_shape_and_dtype(self, expected):
         with pytest.raises(AssertionError, match=r"wanted shape \(2, 5, 9, 10\), got \(2, 5, 9\)"):
-            expected.check(expected.torch_results[0][..., 0], "output")
-        other = torch.float32 if expected.torch_results[0].dtype != torch.float32 else torch.float64
+            expected.check(expected.torch_result[..., 0], "output")
+        other = torch.float32 if expected.torch_result.dtype != torch.float32 else torch.float64
         with pytest.raises(AssertionError, match="wanted torch.*, got torch"):
-            expected.check(expected.torch_results[0].to(other), "output")
+            expected.check(expected.torch_result.to(other), "output")
 
     def test_empty(self):
         empty = torch.empty(0, 3)
@@ -96,12 +96,12 @@ def test_two_references_agree(case):
     wide = [None if t is None else extended_precision.widened(t) for t in (input, weight, bias)]
     expected = expected_output(case, input, weight, bias)
     assert expected.reference.dtype == np.longdouble
-    assert expected.torch_results[0].shape == case.output_shape
+    assert expected.torch_result.shape == case.output_shape
     forward = extended_precision.forward(case, *wide)
-    np.testing.assert_allclose(forward.astype(float), expected.torch_results[0], rtol=0, atol=1e-11)
+    np.testing.assert_allclose(forward.astype(float), expected.torch_result, rtol=0, atol=1e-11)
     for gradient in expected_gradients(case, grad_output, input, weight, bias):
         np.testing.assert_allclose(
-            gradient.reference.astype(float), gradient.torch_results[0], rtol=0, atol=1e-11
+            gradient.reference.astype(float), gradient.torch_result, rtol=0, atol=1e-11
         )
 
 

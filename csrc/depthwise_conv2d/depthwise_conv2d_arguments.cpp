@@ -62,9 +62,8 @@ void check_axis(const char* op, const char* axis, int64_t size, int64_t kernel, 
                 std::min(before, after), " for ", axis);
   EFFKERN_CHECK(before < kMaxExtent && after < kMaxExtent, op, ": padding: wanted values below ",
                 kMaxExtent, ", got ", std::max(before, after), " for ", axis);
-  EFFKERN_CHECK(stride < kMaxExtent && dilation < kMaxExtent / kernel, op,
-                ": stride, dilation: wanted an extent below ", kMaxExtent, ", got stride ", stride,
-                " and dilation ", dilation, " for ", axis);
+  EFFKERN_CHECK(dilation < kMaxExtent / kernel, op, ": dilation: wanted an extent below ",
+                kMaxExtent, ", got dilation ", dilation, " for ", axis);
   const int64_t extent = dilation * (kernel - 1) + 1;
   EFFKERN_CHECK(extent <= size + before + after, op,
                 ": weight: wanted a kernel that fits into the ", "padded input of ", axis, " ",
@@ -114,6 +113,11 @@ DepthwiseConv2dProblem check_arguments(const char* op, Pass pass, const TensorVi
   p.dilation_w = g.dilation_w;
   check_axis(op, "height", p.height, p.kernel_h, g.stride_h, g.pad_top, g.pad_bottom, g.dilation_h);
   check_axis(op, "width", p.width, p.kernel_w, g.stride_w, g.pad_left, g.pad_right, g.dilation_w);
+  // A stride past the last position of the kernel leaves one output, as the stride to just there.
+  p.stride_h =
+      std::min(p.stride_h, p.height + p.pad_top + p.pad_bottom - p.dilation_h * (p.kernel_h - 1));
+  p.stride_w =
+      std::min(p.stride_w, p.width + p.pad_left + p.pad_right - p.dilation_w * (p.kernel_w - 1));
   int64_t numel, bytes;
   EFFKERN_CHECK(!__builtin_mul_overflow(p.out_height(), p.out_width(), &numel) &&
                     !__builtin_mul_overflow(numel, std::max<int64_t>(p.batch, 1), &numel) &&

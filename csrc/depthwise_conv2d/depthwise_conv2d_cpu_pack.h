@@ -125,7 +125,7 @@ EFFKERN_INLINE void deinterleave(float* dst, const T* row, const PackBlock& b) {
   // The odd half is written last: the even half may run into it.
   for (int pass = 0; pass < 2; ++pass) {
     float* out = pass ? odd : even;
-    zero(out, min64((c + 1 - pass) / 2, b.pitch));
+    if (!b.clean) zero(out, b.pitch);
     int64_t i = (c + 1 - pass) / 2;
     for (; 2 * i + pass < end; i += 8) {
       const T* p = row + b.col + 2 * i + pass;
@@ -134,7 +134,6 @@ EFFKERN_INLINE void deinterleave(float* dst, const T* row, const PackBlock& b) {
       const Vec<float> y = left > 8 ? load_upto(p + 8, left - 8) : Vec<float>{};
       store_acc(out + i, __builtin_shufflevector(x, y, 0, 2, 4, 6, 8, 10, 12, 14));
     }
-    zero(out + i, b.pitch - i);
   }
 }
 #endif

@@ -20,6 +20,10 @@ constexpr int max_tile_rows(int cols) {
   return kMaxTile / cols < kMaxRows ? kMaxTile / cols : kMaxRows;
 }
 
+// Taps that are added up one after the other. The rounding errors of a sum grow with the length of
+// its chain; 7x7 and everything below is one chain, which costs nothing.
+constexpr int64_t kTapChain = 64;
+
 template <class A>
 struct TileArgs {
   const A* source;
@@ -46,16 +50,36 @@ void stencil_tile(const TileArgs<A>& args) {
 #pragma GCC unroll 16
     for (int v = 0; v < V; ++v) acc[r][v] = bias;
   const A* weight = args.weights;
-  for (int64_t k = 0; k < args.taps; ++k) {
-    const Vec<A> w = kBroadcast ? splat(*weight) : load_acc(weight);
-    weight += kBroadcast ? 1 : L;
-    const A* source = args.source + args.offsets[k];
+  // Sums of the chains before the current one; only large kernels have more than one.
+  Vec<A> total[R][V];
+  for (int64_t k = 0; k < args.taps;) {
+    if (k > 0) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) acc[r][v] += w * load_acc(source + v * L);
-      source += args.source_row;
+        for (int v = 0; v < V; ++v) {
+          total[r][v] = k > kTapChain ? total[r][v] + acc[r][v] : acc[r][v];
+          acc[r][v] = Vec<A>{};
+        }
     }
+    const int64_t end = k + kTapChain < args.taps ? k + kTapChain : args.taps;
+    for (; k < end; ++k) {
+      const Vec<A> w = kBroadcast ? splat(*weight) : load_acc(weight);
+      weight += kBroadcast ? 1 : L;
+      const A* source = args.source + args.offsets[k];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) acc[r][v] += w * load_acc(source + v * L);
+        source += args.source_row;
+      }
+    }
+  }
+  if (args.taps > kTapChain) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) acc[r][v] += total[r][v];
   }
   const Vec<A> lo = splat(args.lo), hi = splat(args.hi);
   A* out = args.out;

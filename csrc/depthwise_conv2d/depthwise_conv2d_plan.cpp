@@ -180,12 +180,13 @@ AxisGeometry axis_geometry(Pass pass, int64_t input_size, int64_t output_size, i
     return axis;
   }
   // Input pixel y of phase a = y mod stride meets tap i at output (y + pad - i * dilation) / stride
-  // where that is whole.
-  axis = {stride, input_size, output_size, 1, 0, 0};
+  // where that is whole. Phases that no pixel has are left out.
+  axis = {std::min(stride, input_size), input_size, output_size, 1, 0, 0};
   bool first = true;
   for (int64_t i = 0; i < kernel; ++i) {
     const int64_t offset = i * dilation - pad;
     const int64_t phase = ((offset % stride) + stride) % stride;
+    if (phase >= axis.phases) continue;
     const int64_t distance = (phase - offset) / stride;
     axis.min_distance = first ? distance : std::min(axis.min_distance, distance);
     axis.max_distance = first ? distance : std::max(axis.max_distance, distance);

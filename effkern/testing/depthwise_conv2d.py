@@ -22,7 +22,7 @@ _KINKS = {"relu": (0.0,), "relu6": (0.0, 6.0), "hardswish": (-3.0, 3.0)}
 class Expected(NamedTuple):
     """The arguments of `assert_within_bound` for one result."""
 
-    torch_results: Sequence[Tensor]
+    torch_result: Tensor
     reference: Tensor | np.ndarray
     scale: Tensor
     accumulation_dtype: torch.dtype | None = None
@@ -30,7 +30,7 @@ class Expected(NamedTuple):
     def check(self, actual: Tensor, what: str) -> None:
         assert_within_bound(
             actual,
-            self.torch_results,
+            self.torch_result,
             self.reference,
             self.scale,
             accumulation_dtype=self.accumulation_dtype,
@@ -40,13 +40,6 @@ class Expected(NamedTuple):
 
 def _double(*tensors: Tensor | None) -> list[Any]:
     return [None if t is None else t.detach().cpu().double() for t in tensors]
-
-
-def _memory_formats(input: Tensor) -> tuple[Tensor, Tensor]:
-    """`input` as it is, and in the memory format that it is not in."""
-    channels_last = input.is_contiguous(memory_format=torch.channels_last)
-    other = torch.contiguous_format if channels_last else torch.channels_last
-    return input, input.contiguous(memory_format=other)
 
 
 def _magnitudes(*tensors: Tensor | None) -> list[Any]:
@@ -79,10 +72,7 @@ def expected_output(
     activation: str | None = None,
 ) -> Expected:
     """For the tensors of `case`, on any device and in any dtype and layout."""
-    torch_results = [
-        depthwise_conv2d(x, weight, bias, **case.kwargs, activation=activation)
-        for x in _memory_formats(input)
-    ]
+    torch_result = depthwise_conv2d(input, weight, bias, **case.kwargs, activation=activation)
     reference: Tensor | np.ndarray
     if input.dtype != torch.float64:
         reference = depthwise_conv2d(
@@ -91,7 +81,7 @@ def expected_output(
     else:
         reference, _ = extended_precision.activation(activation, _pre(case, input, weight, bias))
     return Expected(
-        torch_results,
+        torch_result,
         reference,
         depthwise_conv2d(*_magnitudes(input, weight, bias), **case.kwargs),
     )
@@ -120,13 +110,9 @@ def expected_gradients(
     if input.dtype in (torch.float16, torch.bfloat16):
         # torch's CPU gradients add up in 16 bits and are wrong by far more than any bound worth
         # having: the exact results, rounded, are what to be as good as.
-        torch_results = [[r.to(input.dtype)] for r in references if isinstance(r, Tensor)]
+        torch_results = [r.to(input.dtype) for r in references if isinstance(r, Tensor)]
     else:
-        per_format = [
-            _autograd(case, grad_output, (x, weight, bias), activation)
-            for x in _memory_formats(input)
-        ]
-        torch_results = list(map(list, zip(*per_format, strict=True)))
+        torch_results = _autograd(case, grad_output, (input, weight, bias), activation)
     # With an activation the gradient of its argument is a tensor, rounded to the dtype.
     accumulation_dtype = None if activation is None else input.dtype
     return [

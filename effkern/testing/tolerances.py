@@ -23,8 +23,6 @@ a channel of small ones. In rounding units neither happens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -78,7 +76,7 @@ def _errors(value: np.ndarray, reference: np.ndarray, unit: np.ndarray) -> np.nd
 
 def assert_within_bound(
     actual: Tensor,
-    torch_result: Tensor | Sequence[Tensor],
+    torch_result: Tensor,
     reference: Tensor | np.ndarray,
     scale: Tensor | np.ndarray | None = None,
     *,
@@ -89,9 +87,7 @@ def assert_within_bound(
 
     Args:
         actual: the result under test.
-        torch_result: the result of PyTorch's own operator on the same arguments in the same dtype;
-            or several, of which the largest error counts: torch adds up in another order in each
-            memory format, with errors up to six times apart.
+        torch_result: the result of PyTorch's own operator on the same arguments in the same dtype.
         reference: the result in float64 (or wider, as a numpy array) on the same arguments.
         scale, accumulation_dtype: see `rounding_units`.
         what: names the result in the message.
@@ -100,8 +96,7 @@ def assert_within_bound(
         AssertionError: shape or dtype differ from torch's, or an element is outside the bound
             (NaN where the reference is a number included).
     """
-    torch_results = [torch_result] if isinstance(torch_result, Tensor) else list(torch_result)
-    shape, dtype = torch_results[0].shape, torch_results[0].dtype
+    shape, dtype = torch_result.shape, torch_result.dtype
     assert actual.shape == shape == reference.shape, (
         f"{what}: wanted shape {tuple(shape)}, got {tuple(actual.shape)}"
     )
@@ -112,11 +107,9 @@ def assert_within_bound(
     # What the dtype cannot hold is infinite in any correct result.
     rounded = _to_numpy(torch.as_tensor(wanted.astype(np.float64)).to(actual.dtype))
     overflow = ~np.isfinite(rounded)
-    torch_error = 0.0
-    for result in torch_results:
-        errors = _errors(_to_numpy(result), wanted, unit)
-        errors[overflow | ~np.isfinite(errors)] = 0.0
-        torch_error = max(torch_error, float(errors.max(initial=0.0)))
+    errors = _errors(_to_numpy(torch_result), wanted, unit)
+    errors[overflow | ~np.isfinite(errors)] = 0.0
+    torch_error = float(errors.max(initial=0.0))
     torch_error = min(torch_error, _TORCH_ERROR_LIMIT.get(actual.dtype, np.inf))
     bound = 2 * torch_error + 1
 

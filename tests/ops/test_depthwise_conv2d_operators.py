@@ -113,7 +113,7 @@ def test_activation_argument(backend, activation, bias, prefix):
     one = pre.new_ones(identity.weight_shape)
     wanted = expected_gradients(identity, grad_output, pre, one, None, activation)[0]
     assert actual.shape == grad_output.shape
-    torch.testing.assert_close(actual, wanted.torch_results[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(actual, wanted.torch_result, rtol=1e-12, atol=1e-12)
 
 
 @twins
