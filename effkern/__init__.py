@@ -16,7 +16,7 @@ try:
     __version__ = _version("effkern")
 except PackageNotFoundError:
     # A checkout that was built in place but never installed.
-    __version__ = "0+unknown"
+    __version__ = str(build_info().get("version", "0+unknown"))
 
 __all__ = [
     "DepthwiseConv2d",

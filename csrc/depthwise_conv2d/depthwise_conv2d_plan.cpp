@@ -130,14 +130,35 @@ void plan_weight_grad(const DepthwiseConv2dProblem& p, bool channels, int64_t ac
                              ((plan->block_rows - 1) * p.stride_h + span + 1) * source_row;
 }
 
-DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan,
-                             CpuIsa isa) {
+// Where benchmarks/results/cpu-amd-epyc-2c shows torch ahead in the same layout, the reason; else
+// null.
+const char* faster_in_torch(const DepthwiseConv2dProblem& p, bool channels, int64_t bytes) {
+  if (p.dtype != DType::kFloat32 || p.pass != Pass::kGradInput || p.multiplier() != 1) {
+    return nullptr;
+  }
+  if (channels && p.stride_w > 1 && bytes > 2 * kLargeBytes) {
+    return "torch's strided input gradient of a large channels_last image took 0.65x the time "
+           "(96@112, 3x3, stride 2)";
+  }
+  if (!channels && p.stride_w == 1 && p.kernel_h > p.height && p.kernel_w > p.width) {
+    return "torch's input gradient took 0.72x the time where the kernel is larger than the image "
+           "(1024@7, 13x13)";
+  }
+  return nullptr;
+}
+
+DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan, CpuIsa isa,
+                             bool may_use_torch) {
   const int64_t accumulator = p.dtype == DType::kFloat64 ? 8 : 4;
-  plan.backend = Backend::kCpu;
   plan.lanes = static_cast<int>(vector_bytes(isa) / accumulator);
   const int64_t wide = p.pass == Pass::kGradInput ? p.in_channels : p.out_channels;
   // With less than half of the lanes filled, pixels fill them better.
   const bool channels = p.layout == Layout::kChannelsLast && 2 * wide >= plan.lanes;
+  if (const char* reason = faster_in_torch(p, channels, plan.bytes); reason && may_use_torch) {
+    plan.reason = reason;
+    return plan;
+  }
+  plan.backend = Backend::kCpu;
   plan.kernel = channels ? Kernel::kCpuChannels : Kernel::kCpuRows;
   if (p.pass == Pass::kGradWeight) {
     plan_weight_grad(p, channels, accumulator, &plan);
@@ -220,7 +241,9 @@ DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem,
     plan.reason = "nothing to compute";
     return plan;
   }
-  if (problem.device == DeviceType::kCpu) return plan_cpu(problem, plan, isa);
+  if (problem.device == DeviceType::kCpu) {
+    return plan_cpu(problem, plan, isa, backend == Backend::kAuto);
+  }
   if (backend == Backend::kAuto) {
     plan.reason = "no committed measurement shows effkern's CUDA kernels ahead of torch's";
     return plan;

@@ -9,6 +9,7 @@ import torch
 
 from effkern import _library
 from effkern.ops.depthwise_conv2d import ACTIVATIONS
+from effkern.registry import BACKENDS
 from effkern.testing.depthwise_conv2d import expected_gradients, expected_output, without_kinks
 from effkern.testing.problems import DepthwiseConv2dCase as Case
 
@@ -168,3 +169,31 @@ def test_fakes_agree_with_kernels(backend, name, layout, weight_layout):
         ACTIVATION_BACKWARD: (grad_output, input, weight, bias, *geometry, 3, backend.code),
     }[name]
     torch.library.opcheck(operator(name), args, test_utils=("test_faketensor",))
+
+
+@pytest.mark.parametrize(
+    "channels, size, kernel, stride, memory_format",
+    [
+        (96, 112, 3, 2, torch.channels_last),
+        (16, 7, 13, 1, torch.contiguous_format),
+    ],
+)
+def test_auto_takes_torch_where_it_is_faster(channels, size, kernel, stride, memory_format):
+    """Only for the gradient that torch computes faster, and with the same results."""
+    input = torch.randn(1, channels, size, size).to(memory_format=memory_format)
+    weight = torch.randn(channels, 1, kernel, kernel)
+    pad = kernel // 2
+    geometry = (stride, stride, pad, pad, pad, pad, 1, 1)
+    output = torch.conv2d(input, weight, None, stride, pad, 1, channels)
+    grads = {
+        name: torch.ops.effkern.depthwise_conv2d_backward(
+            torch.ones_like(output), input, weight, *geometry, True, True, True, BACKENDS[name]
+        )
+        for name in ("auto", "cpu", "torch")
+    }
+    for auto, cpu, from_torch in zip(grads["auto"], grads["cpu"], grads["torch"], strict=True):
+        torch.testing.assert_close(auto, cpu, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(auto, from_torch, rtol=1e-4, atol=1e-2)
+    assert grads["auto"][0].stride() == input.stride()
+    assert torch.equal(grads["auto"][1], grads["cpu"][1])
+    assert torch.equal(grads["auto"][0], grads["torch"][0])
