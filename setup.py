@@ -21,9 +21,11 @@ ROOT = Path(__file__).parent.resolve()
 sys.path.insert(0, str(ROOT / "tools"))
 
 import build_cuda  # noqa: E402
+import build_emulation  # noqa: E402
 import build_plan as plan  # noqa: E402
 
 OPS, MODULE = "effkern.libeffkern_ops", "effkern._C"
+EMULATED = "effkern.libeffkern_emulated"
 BUILD = ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 
 
@@ -34,10 +36,18 @@ class BuildExt(build_ext):
         # Called with the dotted name and with its last part. The library is not tied to a Python.
         name = super().get_ext_filename(fullname)
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        return name.replace(suffix, ".so") if fullname.endswith(OPS.split(".")[1]) else name
+        return name.replace(suffix, ".so") if ".lib" in f".{fullname}" else name
+
+    def finalize_options(self):
+        if os.environ.get("EFFKERN_BUILD_EMULATION") == "1":
+            if not (self.inplace or self.editable_mode):
+                plan.fail("EFFKERN_BUILD_EMULATION=1 is for checkouts (--inplace), not for wheels")
+            self.distribution.ext_modules.append(Extension(EMULATED, []))
+        super().finalize_options()
 
     def build_extensions(self):
         plan.check_compile_tools()
+        emulated = any(ext.name == EMULATED for ext in self.extensions)
         torch, cxx = plan.find_torch(), plan.find_compiler()
         cuda = build_cuda.find_cuda(torch)
         facts = {
@@ -55,7 +65,7 @@ class BuildExt(build_ext):
             shutil.rmtree(BUILD, ignore_errors=True)
         BUILD.mkdir(parents=True, exist_ok=True)
         plan.write_facts(facts, BUILD / "effkern_build_info.h")
-        write_ninja(torch, cuda, cxx)
+        write_ninja(torch, cuda, cxx, emulated)
         jobs = os.environ.get("MAX_JOBS") or str(len(os.sched_getaffinity(0)))
         # Through the environment, so that another number of jobs does not recompile. One .cu holds
         # several architectures, which nvcc then compiles side by side.
@@ -71,27 +81,29 @@ class BuildExt(build_ext):
             self.copy_file(str(BUILD / f"{ext.name.split('.')[1]}.so"), str(target))
 
 
-def write_ninja(torch, cuda, cxx):
+def write_ninja(torch, cuda, cxx, emulated):
     """Writes BUILD/build.ninja. Paths below ROOT are relative, so that no binary holds them."""
     import pybind11
     from ninja.ninja_syntax import Writer
 
     top = os.path.relpath(ROOT, BUILD)
     # No -ffast-math: infinities and NaN keep their meaning. errno and traps are never looked at.
-    common = shlex.split(os.environ.get("CXXFLAGS", "")) + [
+    common = [
         *"-O3 -std=c++17 -fPIC -fvisibility=hidden -Wall -fno-math-errno".split(),
         *["-fno-trapping-math", f"-ffile-prefix-map={top}/=", f"-I{top}/csrc"],
         *(["-DEFFKERN_X86"] if platform.machine() == "x86_64" else []),
-        *(["-DEFFKERN_WITH_CUDA"] if cuda.nvcc else []),
+        # Last, so that they win.
+        *shlex.split(os.environ.get("CXXFLAGS", "")),
     ]
     target = f"-DTORCH_TARGET_VERSION={plan.TORCH_TARGET_VERSION:#018x}"
     # Dependency files leave system headers out; the version recompiles when torch is replaced.
     used = f'-DEFFKERN_TORCH_HEADERS="{torch.version}"'
+    with_cuda = ["-DEFFKERN_WITH_CUDA"] if cuda.nvcc else []
     python = [pybind11.get_include(), sysconfig.get_path("include")]
     flags = {
         "isa": common,
         "shared": common,
-        "op": [*common, target, used, f"-isystem{torch.root}/include"],
+        "op": [*common, *with_cuda, target, used, f"-isystem{torch.root}/include"],
         "module": [*common, "-I.", *(f"-isystem{path}" for path in python)],
         "cuda": [
             *["-O3", "-std=c++17", f"-I{top}/csrc", *cuda.gencode],
@@ -123,9 +135,32 @@ def write_ninja(torch, cuda, cxx):
             for library in (OPS, MODULE):
                 if source.role == "shared" or (source.role == "module") == (library == MODULE):
                     objects[library].append(f"{path}.o")
-        for name, extra in ((OPS, libs), (MODULE, [])):
+        if emulated:
+            objects[EMULATED] = add_emulation(ninja, objects[OPS], flags["op"])
+        for name, extra in ((OPS, libs), (MODULE, []), (EMULATED, libs))[: len(objects)]:
             variables = {"flags": shlex.join(link + extra).replace("$", "$$")}
             ninja.build([f"{name.split('.')[1]}.so"], "link", objects[name], variables=variables)
+
+
+def add_emulation(ninja, ops, op_flags):
+    """Compiles the emulator and the CUDA kernels for it; returns the emulated library's objects."""
+    csrc, top = ROOT / "csrc", os.path.relpath(ROOT, BUILD)
+    cuda_headers = f"-isystem{build_emulation.cuda_include()}"
+    runtime = [*build_emulation.FLAGS, f"-I{top}/csrc", cuda_headers]
+    kernels = [*runtime, *build_emulation.KERNEL_FLAGS]
+    # Problems and plans from tensors are the operators' own.
+    objects = [name for name in ops if name.endswith(("_plan.cpp.o", "_arguments.cpp.o"))]
+    for sources, flags in (
+        (build_emulation.kernel_sources(csrc), kernels),
+        (build_emulation.runtime_sources(csrc), runtime),
+        (sorted(csrc.rglob("*_emu.cpp")), [*op_flags, cuda_headers]),
+    ):
+        for path in sources:
+            name = path.relative_to(ROOT)
+            objects.append(f"emulated/{name}.o")
+            variables = {"flags": shlex.join(flags).replace("$", "$$")}
+            ninja.build([objects[-1]], "cxx", [f"{top}/{name}"], variables=variables)
+    return objects
 
 
 plan.check_setuptools()

@@ -228,6 +228,10 @@ def _torch_reason(dtype: torch.dtype, device: str, backend: str) -> str | None:
 def _plan(problem: dict[str, Any], backend: str, torch_reason: str | None) -> Plan:
     unknown: dict[str, Any] = dict.fromkeys(field.name for field in fields(Plan))
     taken_by_torch = {"backend": "torch", "kernel": "aten::convolution", "reason": torch_reason}
+    emulated = backend == "cuda_emulated"
+    if emulated:
+        # The kernels of cuda, planned for the device that is emulated.
+        problem, backend = problem | {"device": "cuda"}, "cuda"
     try:
         from . import _C
 
@@ -241,4 +245,5 @@ def _plan(problem: dict[str, Any], backend: str, torch_reason: str | None) -> Pl
         work = {"bytes": native_problem.bytes, "flops": native_problem.flops}
         return Plan(**(unknown | taken_by_torch | work))
     native = _C.plan_depthwise_conv2d(native_problem, backend=backend)
-    return Plan(**{name: getattr(native, name) for name in unknown})
+    plan = {name: getattr(native, name) for name in unknown}
+    return Plan(**(plan | {"backend": "cuda_emulated"} if emulated else plan))

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from . import _library
+from . import _library, _triton
 
 # The values are part of the operators' schemas; csrc/depthwise_conv2d/depthwise_conv2d.h has the
 # same table.
@@ -87,14 +87,17 @@ def backend(name: str) -> Iterator[None]:
 
 def unavailable_reason(name: str) -> str | None:
     """None if backend `name` can run on this machine, else why not."""
-    value = code(name)
+    code(name)
     if name in ("auto", "torch"):
         return None
-    if value in (BACKENDS["triton"], BACKENDS["triton_interpreted"], BACKENDS["cuda_emulated"]):
-        return f"effkern has no {name} kernels for any operator yet"
+    if name == "cuda_emulated":
+        emulation_error = _library.emulation_error()
+        return None if emulation_error is None else str(emulation_error)
     error = _library.load_error()
     if error is not None:
         return str(error)
+    if name in ("triton", "triton_interpreted"):
+        return _triton.unavailable_reason(interpreted=name == "triton_interpreted")
     if name == "cuda":
         import torch
 

@@ -12,6 +12,7 @@ import pytest
 import effkern
 from effkern import registry
 from effkern.testing.poison import poisoned_memory
+from effkern.testing.thinning import thinned
 
 _DEVICES = {
     "cpu": "cpu",
@@ -21,6 +22,8 @@ _DEVICES = {
     "triton_interpreted": "cpu",
 }
 _REQUIRE = "EFFKERN_REQUIRE_BACKENDS"
+# Run every value of each parameter, not every combination.
+_SLOW = ("triton_interpreted",)
 
 hypothesis.settings.register_profile("default", deadline=None)
 # Continuous integration draws the same problems each time: a change does not fail for another's
@@ -40,6 +43,17 @@ class Backend:
     def code(self) -> int:
         """The integer that stands for it in the operators' schemas."""
         return registry.BACKENDS[self.name]
+
+    @property
+    def emulated(self) -> bool:
+        """Whether a GPU's kernels run on the CPU, one thread after the other: problems of more than
+        a million multiply-adds are made smaller for it."""
+        return self.name in ("cuda_emulated", "triton_interpreted")
+
+    @property
+    def slow(self) -> bool:
+        """Whether a call takes a tenth of a second, however small."""
+        return self.name in _SLOW
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -81,6 +95,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     present = [name for name in _DEVICES if effkern.backends()[name] is True or name in required]
     names = metafunc.config.getoption("--backend") or present
     metafunc.parametrize("backend", names, indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = [
+        item
+        for item in items
+        if isinstance(item, pytest.Function)
+        and hasattr(item, "callspec")
+        and item.callspec.params.get("backend") in _SLOW
+    ]
+    dropped = set(thinned(slow)[1])
+    if dropped:
+        config.hook.pytest_deselected(items=list(dropped))
+        items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.fixture

@@ -178,7 +178,6 @@ def test_finds_torch_in_each_place(
     [
         ("EFFKERN_BUILD_CUDA", "yes", "EFFKERN_BUILD_CUDA must be one of auto, 1, 0; got 'yes'"),
         ("EFFKERN_BUILD_EMULATION", "2", "EFFKERN_BUILD_EMULATION must be one of 0, 1; got '2'"),
-        ("EFFKERN_BUILD_EMULATION", "1", "the CUDA emulator is not in this version"),
         ("EFFKERN_BUILD_CUDDA", "1", "EFFKERN_BUILD_CUDDA is not a build variable"),
         ("EFFKERN_CUDA_ARCH", "80", "EFFKERN_CUDA_ARCHS: for example"),
     ],
@@ -188,6 +187,12 @@ def test_a_bad_variable_ends_the_build(name: str, value: str, message: str) -> N
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_emulator_is_built_in_a_checkout_only() -> None:
+    done = setup_py("build_ext", EFFKERN_BUILD_EMULATION="1")
+    assert done.returncode != 0
+    assert "EFFKERN_BUILD_EMULATION=1 is for checkouts (--inplace), not for wheels" in done.stderr
 
 
 # Finding CUDA

@@ -13,6 +13,9 @@ import torch
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow_build
 
+# The installation is tested here, not the kernels: one real architecture, nothing optimised.
+FAST = {"CXXFLAGS": "-O0 -w", "EFFKERN_CUDA_ARCHS": "90"}
+
 # Run from an empty folder: the package that is imported must be the one that was installed.
 CHECK = """
 import sys, torch, effkern, effkern._C, effkern.triton_kernels
@@ -82,14 +85,13 @@ def test_install_from_a_folder(
     if isolation:
         # What an older Python puts into a new environment is too old.
         environment.install("setuptools>=77", "packaging>=24.2", cwd=source)
-    # One real architecture: the installation is tested here, not the kernels.
-    environment.install(*isolation, *editable, ".", cwd=source, EFFKERN_CUDA_ARCHS="90")
+    environment.install(*isolation, *editable, ".", cwd=source, **FAST)
     environment.check(source if editable else environment.site)
 
 
 def test_install_from_the_sdist(sdist: Path, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "env")
-    environment.install(sdist, cwd=tmp_path, EFFKERN_BUILD_CUDA="0")
+    environment.install(sdist, cwd=tmp_path, EFFKERN_BUILD_CUDA="0", **FAST)
     environment.check(environment.site)
 
 

@@ -40,7 +40,7 @@ def find_cuda(torch: Torch) -> Cuda:
         if mode == "1":
             fail(f"EFFKERN_BUILD_CUDA=1, but {reason}")
         return Cuda(reason=reason)
-    found = [(nvcc, _nvcc_version(nvcc)) for nvcc in _nvcc_candidates()]
+    found = [(nvcc, _nvcc_version(nvcc)) for nvcc in nvcc_candidates()]
     if not found:
         reason = "no nvcc in EFFKERN_NVCC, CUDA_HOME, CUDA_PATH, PATH or /usr/local/cuda"
         if mode == "auto":
@@ -63,7 +63,8 @@ def find_cuda(torch: Torch) -> Cuda:
     return Cuda("", nvcc, version, _library_dirs(nvcc), tuple(parse_archs(archs, known)))
 
 
-def _nvcc_candidates() -> list[str]:
+def nvcc_candidates() -> list[str]:
+    """Every nvcc that a build would try, best first."""
     chosen = os.environ.get("EFFKERN_NVCC")
     if chosen:
         if not (os.access(chosen, os.X_OK) and Path(chosen).is_file()):
@@ -84,9 +85,20 @@ def _nvcc_version(nvcc: str) -> tuple[int, int]:
     return int(release[1]), int(release[2])
 
 
+def _dry_run(nvcc: str) -> str:
+    # Asked of nvcc itself, because nvcc on PATH may be a wrapper script.
+    return output([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull])
+
+
+def toolkit_root(nvcc: str) -> Path:
+    """The folder with the toolkit's bin, include and lib64."""
+    top = re.search(r"^#\$ TOP=(.*)$", _dry_run(nvcc), re.MULTILINE)
+    return Path(top[1].strip() if top else Path(nvcc).resolve().parents[1]).resolve()
+
+
 def _library_dirs(nvcc: str) -> tuple[str, ...]:
-    """Where nvcc links from. Asked of nvcc itself, because nvcc on PATH may be a wrapper script."""
-    dry_run = output([nvcc, "--dryrun", "-x", "cu", "-c", os.devnull, "-o", os.devnull])
+    """Where nvcc links from."""
+    dry_run = _dry_run(nvcc)
     line = re.search(r"^#\$ LIBRARIES=(.*)$", dry_run, re.MULTILINE)
     dirs = re.findall(r'-L([^"]+?)"?(?:\s|$)', line[1]) if line else []
     top = re.search(r"^#\$ TOP=(.*)$", dry_run, re.MULTILINE)

@@ -20,17 +20,21 @@ __device__ __forceinline__ double exponential(double x) {
   return exp(x);
 }
 
-// The exponential never overflows and the divisor is in [1, 2], where the fast division is within
-// 2 ulp.
+// sigmoid(x) and sigmoid(-x), each without cancellation. The exponential never overflows and the
+// divisor is in [1, 2], where the fast division is within 2 ulp.
+template <typename A>
+struct Gate {
+  A open, closed;
+};
 template <typename Storage>
-__device__ __forceinline__ float sigmoid(float x) {
-  const float e = exponential<Storage>(-fabsf(x));
-  return __fdividef(x < 0.f ? e : 1.f, 1.f + e);
+__device__ __forceinline__ Gate<float> gate(float x) {
+  const float e = exponential<Storage>(-fabsf(x)), inverse = __fdividef(1.f, 1.f + e);
+  return {x < 0.f ? e * inverse : inverse, x < 0.f ? inverse : e * inverse};
 }
 template <typename Storage>
-__device__ __forceinline__ double sigmoid(double x) {
+__device__ __forceinline__ Gate<double> gate(double x) {
   const double e = exp(-fabs(x));
-  return (x < 0. ? e : 1.) / (1. + e);
+  return {(x < 0. ? e : 1.) / (1. + e), (x < 0. ? 1. : e) / (1. + e)};
 }
 
 // GELU's 0.5 (1 + tanh(u)) is sigmoid(2u), so that SiLU and GELU (tanh) are both x sigmoid(z(x)),
@@ -114,7 +118,7 @@ __device__ __forceinline__ void activate(Activation activation, A (&values)[N]) 
     case Activation::kGELUTanh: {
       const bool silu = activation == Activation::kSiLU;
       apply(values, [silu](A x) {
-        return x * sigmoid<Storage>(silu ? x : x * (kTanhLinear<A> + kTanhCubic<A> * x * x));
+        return x * gate<Storage>(silu ? x : x * (kTanhLinear<A> + kTanhCubic<A> * x * x)).open;
       });
       break;
     }
@@ -150,9 +154,10 @@ __device__ __forceinline__ void differentiate(Activation activation, A (&values)
     case Activation::kGELUTanh: {
       const bool silu = activation == Activation::kSiLU;
       apply(values, [silu](A x) {
-        const A s = sigmoid<Storage>(silu ? x : x * (kTanhLinear<A> + kTanhCubic<A> * x * x));
+        const auto [open, closed] =
+            gate<Storage>(silu ? x : x * (kTanhLinear<A> + kTanhCubic<A> * x * x));
         const A slope = silu ? A(1) : kTanhLinear<A> + A(3) * kTanhCubic<A> * x * x;
-        return s * (A(1) + x * (A(1) - s) * slope);
+        return open + x * (open * closed) * slope;
       });
       break;
     }

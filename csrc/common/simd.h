@@ -238,6 +238,60 @@ EFFKERN_INLINE Vec<float> load_upto<float>(const float* p, int64_t n) {
 }
 #endif
 
+// Which of the positions first, first + 1, ... lie in [0, size); both fit an int32.
+EFFKERN_INLINE Vector<float>::mask lanes_inside(int64_t first, int64_t size) {
+  Vector<float>::mask position;
+  for (int i = 0; i < kLanes<float>; ++i) position[i] = i;
+  position += static_cast<int32_t>(first);
+  return (position >= 0) & (position < static_cast<int32_t>(size));
+}
+// Lanes whose mask is 0 touch no memory and are zero.
+EFFKERN_INLINE Vec<float> load_masked(const float* p, Vector<float>::mask mask) {
+#if defined(__AVX512F__)
+  const __m512i bits = reinterpret_cast<__m512i>(mask);
+  return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(_mm512_movepi32_mask(bits), p));
+#elif defined(__AVX2__) && EFFKERN_VECTOR == 32
+  return reinterpret_cast<Vec<float>>(_mm256_maskload_ps(p, reinterpret_cast<__m256i>(mask)));
+#else
+  Vec<float> v{};
+  for (int i = 0; i < kLanes<float>; ++i) {
+    if (mask[i]) v[i] = p[i];
+  }
+  return v;
+#endif
+}
+
+// The even or the odd lanes of two vectors, in an order that is cheap to make; unfold() mends it.
+#if EFFKERN_VECTOR == 16
+EFFKERN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
+}
+EFFKERN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7);
+}
+EFFKERN_INLINE Vec<float> unfold(Vec<float> v) { return v; }
+#elif EFFKERN_VECTOR == 32
+EFFKERN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
+  return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14);
+}
+EFFKERN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
+  return __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
+}
+EFFKERN_INLINE Vec<float> unfold(Vec<float> v) {
+  return __builtin_shufflevector(v, v, 0, 1, 4, 5, 2, 3, 6, 7);
+}
+#else
+EFFKERN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
+  return __builtin_shufflevector(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30);
+}
+EFFKERN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
+  return __builtin_shufflevector(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
+}
+EFFKERN_INLINE Vec<float> unfold(Vec<float> v) {
+  return __builtin_shufflevector(v, v, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+}
+#endif
+
 // Stores the first n lanes, or all.
 template <class T>
 EFFKERN_INLINE void store_upto(T* p, Vec<Acc<T>> v, int64_t n) {
@@ -285,9 +339,20 @@ EFFKERN_INLINE void narrow_row(T* dst, const Acc<T>* src, int64_t n) {
   if (i < n) store(dst + n - L, load_acc(src + n - L));
 }
 
-#if EFFKERN_VECTOR == 32
-#define EFFKERN_HAS_TRANSPOSE 1
-// rows[i][j] -> rows[j][i], 8 x 8.
+// rows[i][j] -> rows[j][i], as many rows as lanes: pairs, then quadruples within 16 bytes, then
+// pieces of 16 bytes.
+#if EFFKERN_VECTOR == 16
+EFFKERN_INLINE void transpose(Vec<float> (&rows)[4]) {
+  const Vec<float> a = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
+  const Vec<float> b = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
+  const Vec<float> c = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
+  const Vec<float> d = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
+  rows[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5);
+  rows[1] = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+  rows[2] = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+  rows[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+}
+#elif EFFKERN_VECTOR == 32
 EFFKERN_INLINE void transpose(Vec<float> (&rows)[8]) {
   Vec<float> a[8];
 #pragma GCC unroll 4
@@ -312,8 +377,56 @@ EFFKERN_INLINE void transpose(Vec<float> (&rows)[8]) {
   }
 }
 #else
-#define EFFKERN_HAS_TRANSPOSE 0
+EFFKERN_INLINE void transpose(Vec<float> (&rows)[16]) {
+  Vec<float> a[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = __builtin_shufflevector(rows[i], rows[i + 1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25,
+                                   12, 28, 13, 29);
+    a[i + 1] = __builtin_shufflevector(rows[i], rows[i + 1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11,
+                                       27, 14, 30, 15, 31);
+  }
+  Vec<float> b[16];
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; ++j) {
+      b[i + 2 * j] = __builtin_shufflevector(a[i + j], a[i + j + 2], 0, 1, 16, 17, 4, 5, 20, 21, 8,
+                                             9, 24, 25, 12, 13, 28, 29);
+      b[i + 2 * j + 1] = __builtin_shufflevector(a[i + j], a[i + j + 2], 2, 3, 18, 19, 6, 7, 22, 23,
+                                                 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    Vec<float> low[2], high[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const Vec<float> x = b[8 * i + j], y = b[8 * i + 4 + j];
+      low[i] =
+          __builtin_shufflevector(x, y, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+      high[i] = __builtin_shufflevector(x, y, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29,
+                                        30, 31);
+    }
+    rows[j] = __builtin_shufflevector(low[0], low[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20,
+                                      21, 22, 23);
+    rows[4 + j] = __builtin_shufflevector(low[0], low[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26,
+                                          27, 28, 29, 30, 31);
+    rows[8 + j] = __builtin_shufflevector(high[0], high[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19,
+                                          20, 21, 22, 23);
+    rows[12 + j] = __builtin_shufflevector(high[0], high[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25,
+                                           26, 27, 28, 29, 30, 31);
+  }
+}
 #endif
+// Float64 takes no part where time matters.
+EFFKERN_INLINE void transpose(Vec<double> (&rows)[kLanes<double>]) {
+  double in[kLanes<double>][kLanes<double>];
+  for (int i = 0; i < kLanes<double>; ++i) store_acc(in[i], rows[i]);
+  for (int i = 0; i < kLanes<double>; ++i) {
+    for (int j = 0; j < kLanes<double>; ++j) rows[i][j] = in[j][i];
+  }
+}
 
 }  // namespace EFFKERN_ISA
 }  // namespace effkern

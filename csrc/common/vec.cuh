@@ -1,6 +1,7 @@
-// Global memory access of N neighbouring elements as one instruction, and the conversion between
-// storage types and the type that arithmetic uses (float for 16-bit storage). Every global access
-// of a kernel goes through these functions.
+// Memory access of N neighbouring elements as one instruction, and the conversion between storage
+// types and the type that arithmetic uses (float for 16-bit storage). Every access of a kernel to
+// global or shared memory goes through these functions, or through those of ptx.cuh: that is where
+// the emulator checks and counts.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -64,20 +65,33 @@ struct Packed {
 // Loads through the read-only path: the tensor must not be written by the same kernel. `address` is
 // aligned to the N elements.
 template <int N, typename T>
-__device__ __forceinline__ Packed<T, N> load(const T* address) {
+__device__ __forceinline__ Packed<T, N> load(const T* address EFFKERN_SITE) {
+  EFFKERN_GLOBAL_ACCESS(address, N * sizeof(T), kRead);
+  return {__ldg(reinterpret_cast<const typename Packed<T, N>::Bits*>(address))};
+}
+
+// Zeros where `valid` is false; nothing is read then.
+template <int N, typename T>
+__device__ __forceinline__ Packed<T, N> load_or_zero(bool valid, const T* address EFFKERN_SITE) {
+  EFFKERN_GLOBAL_ACCESS_IF(valid, address, N * sizeof(T), kRead);
+  if (!valid) return Packed<T, N>::zero();
   return {__ldg(reinterpret_cast<const typename Packed<T, N>::Bits*>(address))};
 }
 
 template <typename T>
-__device__ __forceinline__ Accumulate<T> load_scalar(const T* address) {
+__device__ __forceinline__ Accumulate<T> load_scalar(const T* address EFFKERN_SITE) {
   Accumulate<T> value[1];
-  load<1>(address).widen_to(value);
+  load<1>(address EFFKERN_PASS_SITE).widen_to(value);
   return value[0];
 }
 
-// Rounds to nearest even. Two 16-bit values at a time are one conversion instruction.
+// Rounds to nearest even. Two 16-bit values at a time are one conversion instruction. Stores
+// nothing where `valid` is false.
 template <int N, typename T>
-__device__ __forceinline__ void store(T* address, const Accumulate<T>* values) {
+__device__ __forceinline__ void store_if(bool valid, T* address,
+                                         const Accumulate<T>* values EFFKERN_SITE) {
+  EFFKERN_GLOBAL_ACCESS_IF(valid, address, N * sizeof(T), kWrite);
+  if (!valid) return;
   typename Packed<T, N>::Bits bits;
   if constexpr (std::is_same_v<T, __half> && N % 2 == 0) {
     __half2 pairs[N / 2];
@@ -108,9 +122,41 @@ __device__ __forceinline__ void store(T* address, const Accumulate<T>* values) {
   *reinterpret_cast<typename Packed<T, N>::Bits*>(address) = bits;
 }
 
+template <int N, typename T>
+__device__ __forceinline__ void store(T* address, const Accumulate<T>* values EFFKERN_SITE) {
+  store_if<N>(true, address, values EFFKERN_PASS_SITE);
+}
+
 template <typename T>
-__device__ __forceinline__ void store_scalar(T* address, Accumulate<T> value) {
-  store<1>(address, &value);
+__device__ __forceinline__ void store_scalar(T* address, Accumulate<T> value EFFKERN_SITE) {
+  store<1>(address, &value EFFKERN_PASS_SITE);
+}
+
+__device__ __forceinline__ float load_shared(const float* address EFFKERN_SITE) {
+  EFFKERN_SHARED_ACCESS(address, sizeof(float), kRead);
+  return *address;
+}
+
+// Reads N floats in vectors of kWide, to which the address is aligned.
+template <int N, int kWide>
+__device__ __forceinline__ void load_shared(const float* address, float* values EFFKERN_SITE) {
+  static_assert(N % kWide == 0 && (kWide == 2 || kWide == 4));
+#pragma unroll
+  for (int i = 0; i < N; i += kWide) {
+    EFFKERN_SHARED_ACCESS(address + i, kWide * sizeof(float), kRead);
+    if constexpr (kWide == 4) {
+      const float4 four = *reinterpret_cast<const float4*>(address + i);
+      values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
+    } else {
+      const float2 two = *reinterpret_cast<const float2*>(address + i);
+      values[i] = two.x, values[i + 1] = two.y;
+    }
+  }
+}
+
+__device__ __forceinline__ void store_shared(float* address, float value EFFKERN_SITE) {
+  EFFKERN_SHARED_ACCESS(address, sizeof(float), kWrite);
+  *address = value;
 }
 
 }  // namespace effkern

@@ -75,8 +75,14 @@ inline constexpr int64_t element_size(DType dtype) {
 enum class Kernel : int {
   // Nothing to compute: an empty output.
   kEmpty,
+  // CPU, channels_last, without packing: 3x3, 5x5 and 7x7.
+  kCpuDirectChannels,
+  // CPU, contiguous float32, without packing: 3x3, 5x5 and 7x7.
+  kCpuDirectRows,
   // CPU, SIMD lanes hold channels (the channel stride is 1).
   kCpuChannels,
+  // CPU, SIMD lanes hold channels, planes are transposed on their way in and out.
+  kCpuTransposed,
   // CPU, SIMD lanes hold neighbouring pixels of a row.
   kCpuRows,
   // CUDA, see depthwise_conv2d_launch.cuh.

@@ -116,6 +116,15 @@ const CpuKernels& cpu_kernels(CpuIsa isa) {
 
 bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan, CpuIsa isa,
                  const StencilTensors& tensors, Parallel parallel) {
+  const Strides4 &from = tensors.source_strides, &to = tensors.output_strides;
+  if ((plan.kernel == Kernel::kCpuDirectChannels && (tensors.grad || from.c != 1 || to.c != 1)) ||
+      (plan.kernel == Kernel::kCpuDirectRows && (tensors.grad || from.w != 1 || to.w != 1))) {
+    // Tensors of different layouts, or a third one.
+    DepthwiseConv2dProblem other = p;
+    other.layout = Layout::kStrided;
+    return stencil_cpu(other, plan_depthwise_conv2d(other, plan.backend, isa), isa, tensors,
+                       parallel);
+  }
   const bool gradient = p.pass == Pass::kGradInput;
   const AxisTaps rows(p.pass, p.height, p.out_height(), p.kernel_h, p.stride_h, p.pad_top,
                       p.dilation_h);
@@ -135,9 +144,12 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
   task.weight_stride_o = tensors.weight_strides.n;
   task.weight_stride_h = tensors.weight_strides.h;
   task.weight_stride_w = tensors.weight_strides.w;
-  task.dense_weight = tensors.weight_strides.w == 1 && tensors.weight_strides.h == p.kernel_w &&
-                      tensors.weight_strides.n == p.taps() && task.planes == 1 &&
-                      rows.axis.phases == 1 && cols.axis.phases == 1;
+  // An image smaller than the stride has one phase, which not every tap belongs to.
+  const bool all_taps = rows.axis.phases == 1 && cols.axis.phases == 1 &&
+                        static_cast<int64_t>(rows.index.size() * cols.index.size()) == p.taps();
+  task.dense_weight = all_taps && tensors.weight_strides.w == 1 &&
+                      tensors.weight_strides.h == p.kernel_w &&
+                      tensors.weight_strides.n == p.taps() && task.planes == 1;
   task.flipped = gradient;
   task.bias = tensors.bias;
   task.bias_stride = tensors.bias_stride;
@@ -147,7 +159,7 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
   task.output = tensors.output;
   task.output_strides = tensors.output_strides;
 
-  const int64_t element = plan.kernel == Kernel::kCpuChannels ? plan.lanes : 1;
+  const int64_t element = plan.kernel == Kernel::kCpuRows ? 1 : plan.lanes;
   const int64_t step = cols.axis.step;
   const int64_t row_pitch = step * plan.pitch * element;
   const int64_t span = rows.axis.max_distance - rows.axis.min_distance;
@@ -173,6 +185,7 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
   pairs.push_back(static_cast<int64_t>(offsets.size()));
   task.tap_offset = offsets.data();
   task.pair_begin = pairs.data();
+  task.taps_per_row = p.kernel_w;
 
   const CpuKernels& kernels = cpu_kernels(isa);
   return run_units(plan, parallel, [&](int64_t begin, int64_t end, void* scratch) {

@@ -58,6 +58,8 @@ struct StencilTask {
   int64_t plane;
   const int64_t* tap_offset;
   const int64_t* pair_begin;
+  // Of a square kernel.
+  int64_t taps_per_row;
 };
 
 struct WeightGradTask {
@@ -73,6 +75,12 @@ struct WeightGradTask {
   // [splits][out_channels][taps + 1] in the accumulation type; null if there is one split.
   void* workspace;
 };
+
+// Neighbouring pixels of a row that one tile of the direct kernels for channels_last computes.
+inline constexpr int kDirectCols = 4;
+
+// Rows of one tile of those for contiguous images, at most.
+inline constexpr int kDirectRows = 7;
 
 // Rows of the tallest register tile, and columns of the widest, whatever the instruction set.
 inline constexpr int kTileRowsBound = 8, kTileColsBound = 14;

@@ -8,7 +8,14 @@
 #include "depthwise_conv2d/depthwise_conv2d_cpu_pack.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_tile.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_weights.h"
+// After the packing of weights.
+#if EFFKERN_VECTOR > 16
+#include "depthwise_conv2d/depthwise_conv2d_cpu_direct_channels.h"
+// After the channels.
+#include "depthwise_conv2d/depthwise_conv2d_cpu_direct_rows.h"
+#endif
 // After the tiles.
+#include "depthwise_conv2d/depthwise_conv2d_cpu_output.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_stencil.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_wgrad.h"
 

@@ -89,6 +89,69 @@ void pack_channels(Acc<T>* dst, int64_t sub, const T* source, const Lanes& lanes
   }
 }
 
+// As many adjacent pixels of kLanes planes as there are lanes, as vectors of channels.
+template <class T>
+EFFKERN_INLINE void load_transposed(const T* const (&planes)[kLanes<Acc<T>>], int64_t offset,
+                                    Vec<Acc<T>> (&block)[kLanes<Acc<T>>]) {
+#pragma GCC unroll 16
+  for (int l = 0; l < kLanes<Acc<T>>; ++l) block[l] = load(planes[l] + offset);
+  transpose(block);
+}
+
+// The same for the first `count` pixels of the first `lanes` planes.
+template <class T>
+__attribute__((noinline)) void load_transposed_part(const T* const (&planes)[kLanes<Acc<T>>],
+                                                    int lanes, int64_t offset, int64_t count,
+                                                    Vec<Acc<T>> (&block)[kLanes<Acc<T>>]) {
+  for (int l = 0; l < kLanes<Acc<T>>; ++l) {
+    block[l] = l < lanes ? load_upto(planes[l] + offset, count) : Vec<Acc<T>>{};
+  }
+  transpose(block);
+}
+
+// `lanes` channels from planes whose rows are dense.
+template <class T>
+void pack_planes(Acc<T>* dst, const T* source, const Lanes& lanes, const PackBlock& b) {
+  using A = Acc<T>;
+  constexpr int L = kLanes<A>;
+  const int64_t row_pitch = b.phases * b.pitch * L, pitch = b.pitch, phases = b.phases;
+  const int64_t first = max64(0, -b.col);
+  const int64_t last = max64(first, min64(phases * pitch, b.width - b.col));
+  const int count = lanes.count;
+  const T* planes[L];
+  for (int l = 0; l < L; ++l) {
+    planes[l] = source + (l < count ? lanes.offset[l] : 0) + (b.row * b.stride_h + b.col);
+  }
+  const int64_t rows = b.rows, step = b.stride_h, top = -b.row, bottom = b.height - b.row;
+  const bool clean = b.clean;
+  for (int64_t r = 0; r < rows; ++r, dst += row_pitch) {
+    if (!clean) zero(dst, row_pitch);
+    if (r < top || r >= bottom) continue;
+    Vec<A> block[L];
+    int64_t q = first;
+    if (phases == 1 && count == L) {
+      for (; q + L <= last; q += L) {
+        load_transposed<T>(planes, r * step + q, block);
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) store_acc(dst + (q + i) * L, block[i]);
+      }
+    }
+    for (; q < last; q += L) {
+      const int64_t pixels = min64(L, last - q);
+      if (pixels == L && count == L) {
+        load_transposed<T>(planes, r * step + q, block);
+      } else {
+        load_transposed_part<T>(planes, count, r * step + q, pixels, block);
+      }
+      int64_t index = floor_div(q, phases), phase = q - index * phases;
+      for (int i = 0; i < pixels; ++i) {
+        store_acc(dst + (phase * pitch + index) * L, block[i]);
+        if (++phase == phases) phase = 0, ++index;
+      }
+    }
+  }
+}
+
 // `count` channels from `channel` on, in blocks of kLanes channels; each line of a channels_last
 // image is read once for all of them. source_channel(c) is where output channel c comes from.
 template <class T, class SourceChannel>
@@ -110,7 +173,11 @@ void pack_channel_group(Acc<T>* dst, int64_t sub, const T* source, int64_t strid
     for (int i = 0; i < lanes.count; ++i) {
       lanes.offset[i] = source_channel(channel + i) * stride_c;
     }
-    pack_channels<T, 1, false>(dst, sub, source, lanes, b);
+    if (b.stride_w == 1) {
+      pack_planes(dst, source, lanes, b);
+    } else {
+      pack_channels<T, 1, false>(dst, sub, source, lanes, b);
+    }
   }
 }
 

@@ -1,16 +1,7 @@
 // Forward and input gradient: pack a block of the source, run the register tiles over it, finish.
-// Included after the tile, pack and weights headers, once per instruction set.
+// Included after the tile, pack, weights and output headers, once per instruction set.
 namespace effkern {
 namespace EFFKERN_ISA {
-
-// A region of the output that one call of a register tile computes.
-template <class A>
-struct Region {
-  int64_t n, channel, row, rows, col;
-  int tile_rows, tile_cols;
-  const A* weights;
-  const A* bias;
-};
 
 template <class T, bool kChannels>
 class Stencil {
@@ -28,6 +19,9 @@ class Stencil {
     bias_ = weights_ + subs * (taps_ + L) * E;
     rows_ = bias_ + subs * L;
     packed_ = rows_ + row_buffers(t_.cols.phases) * kTileRowsBound * kTileColsBound * L;
+    // The plan has no room for it where the channels of the output are adjacent.
+    staged_ = kChannels && t_.plan.kernel == Kernel::kCpuTransposed && t_.output_strides.c != 1;
+    stage_ = packed_ + ceil_div(t_.plan.block_channels, E) * t_.planes * t_.plane;
     const bool clamps = t_.activation == Activation::kNone || t_.activation == Activation::kReLU ||
                         t_.activation == Activation::kReLU6;
     lo_ = t_.activation == Activation::kNone ? -A(__builtin_inf()) : A(0);
@@ -75,6 +69,7 @@ class Stencil {
   static int64_t max_count(const StencilAxis& axis) { return axis.count(0); }
   int64_t row_span() const { return t_.rows.max_distance - t_.rows.min_distance; }
   int64_t row_pitch() const { return t_.cols.step * t_.plan.pitch * E; }
+  StencilOutput<T> output() const { return StencilOutput<T>(t_, rows_, epilogue_); }
   int lanes_of(int64_t channel) const {
     return kChannels ? static_cast<int>(min64(L, t_.channels - channel)) : 1;
   }
@@ -121,6 +116,9 @@ class Stencil {
     // So many tiles are one vector narrower than the others.
     const int64_t narrower = tiles * widest - vectors;
     const int64_t step = max_tile_rows(widest);
+    if constexpr (kChannels) {
+      if (staged_) return run_staged(n, channel, count, row0, rows, col0, cols, step, widest);
+    }
     const Strides4& s = t_.output_strides;
     // A tile may write whole vectors over the end of a row where the next row is written later.
     const bool dense_rows =
@@ -207,6 +205,45 @@ class Stencil {
     }
   }
 
+  // A block of planes: its tiles write vectors of channels, which are transposed on their way out.
+  void run_staged(int64_t n, int64_t channel, int64_t count, int64_t row0, int64_t rows,
+                  int64_t col0, int64_t cols, int64_t step, int64_t widest) {
+    const int64_t row_phases = t_.rows.phases, col_phases = t_.cols.phases;
+    const int64_t pitch = cols * col_phases * L;
+    const A* source = packed_;
+    const A* weights = weights_;
+    const A* bias = bias_;
+    for (; count > 0; count -= L, channel += L) {
+      for (int64_t a = 0; a < row_phases; ++a) {
+        const int64_t rows_a = min64(rows, t_.rows.count(a) - row0);
+        for (int64_t b = 0; b < col_phases; ++b) {
+          const int64_t cols_b = min64(cols, t_.cols.count(b) - col0);
+          for (int64_t row = 0; row < rows_a; row += step) {
+            Region<A> region{n, channel, row0 + row, 0, 0, 0, 0, weights, bias};
+            region.tile_rows = static_cast<int>(min64(step, rows_a - row));
+            TileArgs<A> args = tile_args(region, a, b, source + row * t_.rows.step * row_pitch());
+            args.out = stage_ + (row * row_phases + a) * pitch + b * L;
+            args.out_row = row_phases * pitch;
+            args.out_col = col_phases * L;
+            for (int64_t col = 0; col < cols_b; col += widest) {
+              const int64_t width = min64(widest, cols_b - col);
+              kStencilTiles<A, false>.run[width - 1][region.tile_rows - 1](args);
+              args.source += width * L;
+              args.out += width * args.out_col;
+            }
+          }
+        }
+      }
+      const int64_t out_row = row0 * row_phases, out_col = col0 * col_phases;
+      output().store_planes(stage_, pitch, n, channel, static_cast<int>(min64(count, L)), out_row,
+                            min64(rows * row_phases, t_.rows.out_size - out_row), out_col,
+                            min64(cols * col_phases, t_.cols.out_size - out_col));
+      source += t_.planes * t_.plane;
+      weights += (taps_ + L) * E;
+      bias += L;
+    }
+  }
+
   // A tile of rows whose last vectors would run over the end of the block.
   void run_buffered(TileArgs<A> args, int64_t rows, int64_t width, A* out, int64_t count) {
     args.out = rows_;
@@ -256,14 +293,14 @@ class Stencil {
       }
       kStencilTiles<A, !kChannels>.run[cols - 1][region.tile_rows - 1](args);
       if (direct_ && whole) continue;
-      if constexpr (kChannels) store_channels(region, a, b, cols, pixel);
+      if constexpr (kChannels) output().store_channels(region, a, b, cols, pixel);
     }
     if (kChannels) return;
     const int64_t left = t_.cols.out_size - region.col * t_.cols.phases;
     const int64_t n = min64(int64_t{region.tile_cols} * L * t_.cols.phases, left);
     const bool stored =
         direct_ && s.w == 1 && t_.cols.phases == 1 && left >= int64_t{region.tile_cols} * L;
-    if (!stored) store_rows(region, a, n, out + region.col * t_.cols.phases * s.w);
+    if (!stored) output().store_rows(region, a, n, out + region.col * t_.cols.phases * s.w);
   }
 
   TileArgs<A> tile_args(const Region<A>& region, int64_t a, int64_t b, const A* source) const {
@@ -284,108 +321,29 @@ class Stencil {
     return args;
   }
 
-  EFFKERN_INLINE Vec<A> finish(Vec<A> v, Vec<A> grad) const {
-    if (t_.grad) return grad * activation_grad<A>(v, t_.activation);
-    return epilogue_ ? activate<A>(v, t_.activation) : v;
-  }
-
-  void store_channels(const Region<A>& region, int64_t a, int64_t b, int cols, T* pixel) {
-    const Strides4 &s = t_.output_strides, &g = t_.grad_strides;
-    const int lanes = lanes_of(region.channel);
-    const T* grad = static_cast<const T*>(t_.grad);
-    if (grad) {
-      grad += region.n * g.n + region.channel * g.c + (a + region.row * t_.rows.phases) * g.h +
-              (b + region.col * t_.cols.phases) * g.w;
-    }
-    for (int r = 0; r < region.tile_rows; ++r) {
-      for (int v = 0; v < cols; ++v) {
-        Vec<A> factor{};
-        if (grad) {
-          const T* p = grad + r * t_.rows.phases * g.h + v * t_.cols.phases * g.w;
-          factor = lanes == L && g.c == 1 ? load(p) : load_part(p, g.c, lanes);
-        }
-        const Vec<A> value = finish(load_acc(rows_ + (r * kMaxCols + v) * L), factor);
-        T* p = pixel + r * t_.rows.phases * s.h + v * t_.cols.phases * s.w;
-        if (lanes == L && s.c == 1) {
-          store(p, value);
-        } else {
-          store_part(p, s.c, value, lanes);
-        }
-      }
-    }
-  }
-
-  // n output pixels of each row of the region, from the buffers of all column phases.
-  void store_rows(const Region<A>& region, int64_t a, int64_t n, T* out) {
-    const Strides4 &s = t_.output_strides, &g = t_.grad_strides;
-    const int64_t phases = t_.cols.phases;
-    constexpr int64_t kBuffer = kMaxRows * kMaxCols * L;
-    A* merged = rows_ + phases * kBuffer;
-    for (int r = 0; r < region.tile_rows; ++r, out += t_.rows.phases * s.h) {
-      A* row = rows_ + r * kMaxCols * L;
-      if (t_.grad) {
-        A* factor = merged;
-        const T* p = static_cast<const T*>(t_.grad) + region.n * g.n + region.channel * g.c +
-                     (region.row + r) * g.h + region.col * g.w;
-        if (g.w == 1) {
-          widen_row(factor, p, n);
-        } else {
-          for (int64_t i = 0; i < n; ++i) factor[i] = to_acc(p[i * g.w]);
-        }
-        for (int64_t i = 0; i < n; i += L) {
-          store_acc(row + i, finish(load_acc(row + i), load_acc(factor + i)));
-        }
-      } else if (epilogue_) {
-        for (int64_t i = 0; i < n; i += L) {
-          store_acc(row + i, finish(load_acc(row + i), Vec<A>{}));
-        }
-      }
-      if (phases > 1) {
-        interleave(merged, row, phases, n);
-        row = merged;
-      }
-      if (s.w == 1 && s.h == n && t_.rows.phases == 1 &&
-          (n + L - 1) / L * L <= (region.tile_rows - r) * n) {
-        // Whole vectors: what runs into the next rows of this region is overwritten with them.
-        for (int64_t i = 0; i < n; i += L) store(out + i, load_acc(row + i));
-      } else if (s.w == 1) {
-        narrow_row(out, row, n);
-      } else {
-        for (int64_t i = 0; i < n; ++i) from_acc(row[i], out + i * s.w);
-      }
-    }
-  }
-
-  // out[i * phases + b] = row of phase b [i]
-  void interleave(A* out, const A* row, int64_t phases, int64_t n) {
-    constexpr int64_t kBuffer = kMaxRows * kMaxCols * L;
-#if EFFKERN_VECTOR == 32
-    if constexpr (sizeof(A) == 4) {
-      if (phases == 2) {
-        for (int64_t i = 0; i < n; i += 2 * L) {
-          const Vec<A> x = load_acc(row + i / 2), y = load_acc(row + kBuffer + i / 2);
-          store_acc(out + i, __builtin_shufflevector(x, y, 0, 8, 1, 9, 2, 10, 3, 11));
-          store_acc(out + i + L, __builtin_shufflevector(x, y, 4, 12, 5, 13, 6, 14, 7, 15));
-        }
-        return;
-      }
-    }
-#endif
-    for (int64_t i = 0; i < n; ++i) out[i] = row[i % phases * kBuffer + i / phases];
-  }
-
   const StencilTask& t_;
   int64_t taps_;
   int64_t packed_count_ = 0;
   PackBlock packed_block_{};
-  A *weights_, *bias_, *rows_, *packed_;
+  A *weights_, *bias_, *rows_, *packed_, *stage_;
   A lo_, hi_;
-  bool direct_, epilogue_;
+  bool direct_, epilogue_, staged_;
 };
 
 template <class T>
 void run_stencil(const StencilTask& task, int64_t begin, int64_t end, void* scratch) {
-  if (task.plan.kernel == Kernel::kCpuChannels) {
+#if EFFKERN_VECTOR > 16
+  if constexpr (sizeof(T) == 4) {
+    if (task.plan.kernel == Kernel::kCpuDirectRows) {
+      return run_direct_rows(task, begin, end, scratch);
+    }
+  }
+  if constexpr (sizeof(T) < 8) {
+    if (task.plan.kernel == Kernel::kCpuDirectChannels)
+      return run_direct_channels<T>(task, begin, end, scratch);
+  }
+#endif
+  if (task.plan.kernel != Kernel::kCpuRows) {
     Stencil<T, true>(task, scratch).run(begin, end);
   } else {
     Stencil<T, false>(task, scratch).run(begin, end);

@@ -4,15 +4,16 @@
 namespace effkern {
 namespace EFFKERN_ISA {
 
-#if EFFKERN_HAS_TRANSPOSE
-// Rows of taps, one per channel, to vectors of channels, one per tap, eight taps at a time.
+// Rows of taps, one per channel, to vectors of channels, one per tap, as many taps at a time as
+// there are lanes.
 template <class T>
-void pack_transposed(const T* rows, int lanes, int64_t taps, bool flipped, float* out) {
-  constexpr int L = kLanes<float>;
+void pack_transposed(const T* rows, int lanes, int64_t taps, bool flipped, Acc<T>* out) {
+  using A = Acc<T>;
+  constexpr int L = kLanes<A>;
   for (int64_t k = 0; k < taps; k += L) {
-    Vec<float> block[L];
+    Vec<A> block[L];
     for (int lane = 0; lane < L; ++lane) {
-      block[lane] = lane < lanes ? load_upto(rows + lane * taps + k, taps - k) : Vec<float>{};
+      block[lane] = lane < lanes ? load_upto(rows + lane * taps + k, taps - k) : Vec<A>{};
     }
     transpose(block);
     for (int64_t i = 0; i < min64(L, taps - k); ++i) {
@@ -20,10 +21,6 @@ void pack_transposed(const T* rows, int lanes, int64_t taps, bool flipped, float
     }
   }
 }
-#else
-template <class T, class A>
-void pack_transposed(const T*, int, int64_t, bool, A*) {}
-#endif
 
 template <class T, bool kChannels>
 void pack_weights(const StencilTask& t, int64_t channel, int lanes, int64_t taps, Acc<T>* out,
@@ -40,7 +37,9 @@ void pack_weights(const StencilTask& t, int64_t channel, int lanes, int64_t taps
     const T* rows = weight + channel * taps;
     if constexpr (!kChannels) {
       if (!t.flipped) return widen_row(out, rows, taps);
-    } else if constexpr (EFFKERN_HAS_TRANSPOSE && sizeof(A) == 4) {
+      for (int64_t k = 0; k < taps; ++k) out[k] = to_acc(rows[taps - 1 - k]);
+      return;
+    } else {
       return pack_transposed(rows, lanes, taps, t.flipped, out);
     }
   }

@@ -15,8 +15,9 @@ EFFKERN_INLINE int64_t gcd64(int64_t a, int64_t b) {
 
 // Vectors that a register tile adds one after the other before it goes to memory: the rounding
 // errors of a sum grow with the length of its chain, and two short chains lose less than a long
-// one.
-constexpr int64_t kChainLength = 128;
+// one. Shorter where the lanes are channels of planes: torch sums along the pixels of those, in
+// lanes.
+constexpr int64_t kChainLength = 128, kPlanesChainLength = 32;
 
 template <class T, bool kChannels>
 class WeightGrad {
@@ -34,6 +35,7 @@ class WeightGrad {
     partials_ = static_cast<A*>(scratch);
     // One more tap for the bias.
     size_ = (p_.taps() + 1) * L;
+    chain_ = t_.plan.kernel == Kernel::kCpuTransposed ? kPlanesChainLength : kChainLength;
     grad_ = partials_ + size_ * ceil_div(t_.plan.block_channels, E);
     grad_pitch_ = kChannels ? t_.plan.block_cols : (t_.plan.block_cols + L - 1) / L * L;
     grad_sub_ = t_.plan.block_rows * grad_pitch_ * E;
@@ -171,7 +173,7 @@ class WeightGrad {
     args.out = partial_ + (i * p_.kernel_w + group + groups * v0) * L;
     args.out_row = p_.kernel_w * L;
     args.out_col = groups * L;
-    const int64_t chunk = max64(1, kChainLength / (args.cols + 1));
+    const int64_t chunk = max64(1, chain_ / (args.cols + 1));
     for (int64_t y = y0; y < y1; y += chunk) {
       args.rows = min64(chunk, y1 - y);
       kGradTiles<A>.run[tap_cols - 1][tap_rows - 1](args);
@@ -212,7 +214,7 @@ class WeightGrad {
     if constexpr (!kChannels) {
       for (int64_t k = 0; k <= taps; ++k) partial_[k * L] = sum_lanes(partial_ + k * L);
     }
-    if constexpr (kChannels && EFFKERN_HAS_TRANSPOSE && sizeof(A) == 4) {
+    if constexpr (kChannels) {
       if (!t_.workspace && t_.grad_weight) {
         write_transposed(channel, lanes);
         if (t_.grad_bias) {
@@ -237,29 +239,25 @@ class WeightGrad {
     }
   }
 
-#if EFFKERN_HAS_TRANSPOSE
-  // Vectors of channels, one per tap, to rows of taps, one per channel, eight taps at a time.
+  // Vectors of channels, one per tap, to rows of taps, one per channel.
   void write_transposed(int64_t channel, int lanes) {
     const int64_t taps = p_.taps();
     T* out = static_cast<T*>(t_.grad_weight) + channel * taps;
     for (int64_t k = 0; k < taps; k += L) {
-      Vec<float> block[L];
+      Vec<A> block[L];
       const int64_t count = min64(L, taps - k);
       for (int64_t i = 0; i < L; ++i) {
-        block[i] = i < count ? load_acc(partial_ + (k + i) * L) : Vec<float>{};
+        block[i] = i < count ? load_acc(partial_ + (k + i) * L) : Vec<A>{};
       }
       transpose(block);
       for (int lane = 0; lane < lanes; ++lane)
         store_upto(out + lane * taps + k, block[lane], count);
     }
   }
-#else
-  void write_transposed(int64_t, int) {}
-#endif
 
   const WeightGradTask& t_;
   const DepthwiseConv2dProblem& p_;
-  int64_t phases_, multiplier_, out_height_, out_width_, size_, grad_pitch_, grad_sub_;
+  int64_t phases_, multiplier_, out_height_, out_width_, size_, chain_, grad_pitch_, grad_sub_;
   int64_t packed_count_ = 0;
   PackBlock packed_{};
   A *partials_, *partial_, *grad_, *source_;
@@ -267,7 +265,7 @@ class WeightGrad {
 
 template <class T>
 void run_weight_grad(const WeightGradTask& task, int64_t begin, int64_t end, void* scratch) {
-  if (task.plan.kernel == Kernel::kCpuChannels) {
+  if (task.plan.kernel != Kernel::kCpuRows) {
     WeightGrad<T, true>(task, scratch).run(begin, end);
   } else {
     WeightGrad<T, false>(task, scratch).run(begin, end);

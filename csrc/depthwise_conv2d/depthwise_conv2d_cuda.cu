@@ -6,7 +6,7 @@
 
 namespace effkern {
 
-const char* cuda_error_string(int error) { return cudaGetErrorString(cudaError_t(error)); }
+const char* cuda_error_string(int error) { return launch_error_string(cudaError_t(error)); }
 
 int depthwise_conv2d_forward_cuda(const DepthwiseConv2dProblem& problem, const void* input,
                                   const Strides4& input_strides, const void* weight,

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
   constexpr int kLive = (kKernel - 1) / kStride + 1;
   constexpr bool kWeightsInRegisters = kKernel == 3;
 
-  __shared__ __align__(16) float weights[kTaps][Shape::kMaxVectors * kChannels];
+  EFFKERN_SHARED(float, weights, [kTaps][Shape::kMaxVectors * kChannels]);
   const ChannelsLastItem item(tiles, kChannels, p.channels);
   stage_weights(weights, p.weight + int64_t(item.first_channel) * kTaps,
                 min(tiles.vectors * kChannels, p.channels - item.first_channel), p.flip_taps);
@@ -75,8 +75,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
       Packed<T, kChannels> packed[kColumns];
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) {
-        packed[i] = inside[i] ? load<kChannels>(from + i * p.input_strides.w)
-                              : Packed<T, kChannels>::zero();
+        packed[i] = load_or_zero<kChannels>(inside[i], from + i * p.input_strides.w);
       }
       float values[kColumns][kChannels];
 #pragma unroll
@@ -109,9 +108,8 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
                             p.out_width - first_column, kChannels});
 #pragma unroll
       for (int i = 0; i < kPixels; ++i) {
-        if (first_column + i < p.out_width) {
-          store<kChannels>(to + i * p.output_strides.w, sums[kLive - 1] + i * kChannels);
-        }
+        store_if<kChannels>(first_column + i < p.out_width, to + i * p.output_strides.w,
+                            sums[kLive - 1] + i * kChannels);
       }
       to += p.output_strides.h;
     }

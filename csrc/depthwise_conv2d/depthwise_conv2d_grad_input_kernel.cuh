@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads)
   constexpr int kChannels = Shape::kChannels, kTaps = kKernel * kKernel;
   constexpr int kQuads = 8 / kChannels, kReach = (kKernel + 1) / 2, kColumns = kReach + kQuads - 1;
 
-  __shared__ __align__(16) float weights[kTaps][Shape::kMaxVectors * kChannels];
+  EFFKERN_SHARED(float, weights, [kTaps][Shape::kMaxVectors * kChannels]);
   const ChannelsLastItem item(tiles, kChannels, p.channels);
   stage_weights(weights, p.weight + int64_t(item.first_channel) * kTaps,
                 min(tiles.vectors * kChannels, p.channels - item.first_channel), false);
@@ -41,11 +41,9 @@ __global__ void __launch_bounds__(kDepthwiseThreads)
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
       const int x = column + i - (kReach - 1);
-      auto packed = Packed<T, kChannels>::zero();
-      if (unsigned(x) < unsigned(p.width)) {
-        packed = load<kChannels>(from + y * p.input_strides.h + x * p.input_strides.w);
-      }
-      packed.widen_to(values[i]);
+      load_or_zero<kChannels>(unsigned(x) < unsigned(p.width),
+                              from + y * p.input_strides.h + x * p.input_strides.w)
+          .widen_to(values[i]);
     }
 #pragma unroll
     for (int ky = 2 * j; ky < min(2 * j + 2, kKernel); ++ky) {
@@ -72,9 +70,9 @@ __global__ void __launch_bounds__(kDepthwiseThreads)
     if (unsigned(y0 + i) >= unsigned(p.out_height)) continue;
 #pragma unroll
     for (int j = 0; j < 2 * kQuads; ++j) {
-      if (unsigned(x0 + j) >= unsigned(p.out_width)) continue;
-      store<kChannels>(to + (y0 + i) * p.output_strides.h + (x0 + j) * p.output_strides.w,
-                       sums[i][j]);
+      store_if<kChannels>(unsigned(x0 + j) < unsigned(p.out_width),
+                          to + (y0 + i) * p.output_strides.h + (x0 + j) * p.output_strides.w,
+                          sums[i][j]);
     }
   }
 }

@@ -7,6 +7,7 @@
 #include "common/cpu_isa.h"
 #include "depthwise_conv2d/depthwise_conv2d_arguments.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
+#include "depthwise_conv2d/depthwise_conv2d_schema.h"
 
 namespace effkern {
 namespace {
@@ -137,12 +138,6 @@ Gradients run_backward(const char* op, const Tensor& grad_output, const Tensor& 
   return {grad_input, grad_weight, grad_bias};
 }
 
-#define EFFKERN_GEOMETRY_PARAMETERS                                                          \
-  int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_bottom, int64_t pad_left, \
-      int64_t pad_right, int64_t dilation_h, int64_t dilation_w
-#define EFFKERN_GEOMETRY \
-  Geometry { stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w }
-
 Tensor depthwise_conv2d(const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, EFFKERN_GEOMETRY_PARAMETERS,
                         int64_t activation, int64_t backend) {
@@ -167,45 +162,16 @@ Gradients depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& inp
 
 }  // namespace
 
-// Integers rather than int[2]: boxing lists costs a microsecond per call. The paddings may depend
-// on the input's size ("same" as TensorFlow has it), so they are symbolic under torch.compile.
-#define EFFKERN_GEOMETRY_SCHEMA                                                             \
-  "int stride_h, int stride_w, SymInt pad_top, SymInt pad_bottom, SymInt pad_left, SymInt " \
-  "pad_right, int dilation_h, int dilation_w"
-
 STABLE_TORCH_LIBRARY(effkern, m)
 {
-  m.def("depthwise_conv2d(Tensor input, Tensor weight, Tensor? bias, " EFFKERN_GEOMETRY_SCHEMA
-        ", int activation, int backend) -> Tensor");
-  m.def("_depthwise_conv2d(Tensor input, Tensor weight, Tensor? bias, " EFFKERN_GEOMETRY_SCHEMA
-        ", int activation, int backend) -> Tensor");
-  m.def(
-      "depthwise_conv2d_activation_backward(Tensor grad_output, Tensor input, Tensor weight, "
-      "Tensor? bias, " EFFKERN_GEOMETRY_SCHEMA ", int activation, int backend) -> Tensor");
-  m.def(
-      "_depthwise_conv2d_activation_backward(Tensor grad_output, Tensor input, Tensor weight, "
-      "Tensor? bias, " EFFKERN_GEOMETRY_SCHEMA ", int activation, int backend) -> Tensor");
-  m.def(
-      "depthwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor "
-      "weight, " EFFKERN_GEOMETRY_SCHEMA
-      ", bool need_input, bool need_weight, bool need_bias, int backend)"
-      " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
-  m.def(
-      "_depthwise_conv2d_backward(Tensor grad_output, Tensor input, Tensor "
-      "weight, " EFFKERN_GEOMETRY_SCHEMA
-      ", bool need_input, bool need_weight, bool need_bias, int backend)"
-      " -> (Tensor grad_input, Tensor grad_weight, Tensor grad_bias)");
+  define_depthwise_conv2d(m);
 }
 
 namespace {
 
 void register_kernels(torch::stable::detail::StableLibrary& m) {
-  m.impl("depthwise_conv2d", TORCH_BOX(&depthwise_conv2d));
-  m.impl("_depthwise_conv2d", TORCH_BOX(&depthwise_conv2d));
-  m.impl("depthwise_conv2d_activation_backward", TORCH_BOX(&depthwise_conv2d_activation_backward));
-  m.impl("_depthwise_conv2d_activation_backward", TORCH_BOX(&depthwise_conv2d_activation_backward));
-  m.impl("depthwise_conv2d_backward", TORCH_BOX(&depthwise_conv2d_backward));
-  m.impl("_depthwise_conv2d_backward", TORCH_BOX(&depthwise_conv2d_backward));
+  implement_depthwise_conv2d(m, TORCH_BOX(&depthwise_conv2d), TORCH_BOX(&depthwise_conv2d_backward),
+                             TORCH_BOX(&depthwise_conv2d_activation_backward));
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ constexpr int64_t kPackedBytes = 256 * 1024;
 // order of additions) do not depend on the number of threads.
 constexpr int64_t kMinUnits = 32;
 constexpr int64_t kMaxWorkspace = 16 * 1024 * 1024;
+constexpr int64_t kMinImageBlocks = 6;
 // Past this the tensors do not fit the L2 caches: whole pixels are read at a time, for the
 // prefetchers' and the TLB's sake, though the weights are packed again for each block.
 constexpr int64_t kLargeBytes = 2 * 1024 * 1024;
@@ -62,8 +63,16 @@ int64_t vector_bytes(CpuIsa isa) {
   return isa == CpuIsa::kAvx512 ? 64 : isa == CpuIsa::kAvx2 ? 32 : 16;
 }
 
-void plan_stencil(const DepthwiseConv2dProblem& p, bool channels, int64_t accumulator,
-                  DepthwiseConv2dPlan* plan) {
+// Channels per work unit: a cache line of them where they are adjacent, so that each line is
+// fetched once.
+int unit_channels(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan) {
+  if (plan.kernel == Kernel::kCpuRows) return 1;
+  if (plan.kernel == Kernel::kCpuTransposed) return plan.lanes;
+  return static_cast<int>(std::max<int64_t>(plan.lanes, 64 / element_size(p.dtype)));
+}
+
+void plan_stencil(const DepthwiseConv2dProblem& p, int64_t accumulator, DepthwiseConv2dPlan* plan) {
+  const bool channels = plan->kernel != Kernel::kCpuRows;
   const AxisGeometry rows = row_axis(p), cols = col_axis(p);
   const bool gradient = p.pass == Pass::kGradInput;
   const int64_t output_channels = gradient ? p.in_channels : p.out_channels;
@@ -76,16 +85,19 @@ void plan_stencil(const DepthwiseConv2dProblem& p, bool channels, int64_t accumu
   const int64_t reach =
       floor_div(cols.max_distance, cols.step) - floor_div(cols.min_distance, cols.step);
   plan->pitch = (channels ? plan->block_cols : ceil_div(plan->block_cols, lanes) * lanes) + reach;
-  // A cache line of channels, so that each line of a channels_last image is fetched once.
-  plan->block_channels =
-      channels ? static_cast<int>(std::max<int64_t>(lanes, 64 / element_size(p.dtype))) : 1;
+  plan->block_channels = unit_channels(p, *plan);
   const int64_t groups = ceil_div(output_channels, plan->block_channels);
   const int64_t span = rows.max_distance - rows.min_distance;
   const int64_t subs = ceil_div(plan->block_channels, element);
   const int64_t row_bytes = cols.step * plan->pitch * element * accumulator * planes * subs;
-  plan->block_rows = choose_block_rows(row_count, rows.step, span, row_bytes, groups * p.batch);
+  const int64_t stage_bytes =
+      plan->kernel == Kernel::kCpuTransposed
+          ? rows.phases * cols.phases * plan->block_cols * lanes * accumulator
+          : 0;
+  plan->block_rows = choose_block_rows(row_count, rows.step, span,
+                                       row_bytes + stage_bytes / rows.step, groups * p.batch);
   plan->grid = groups * p.batch * ceil_div(row_count, plan->block_rows);
-  plan->channels_innermost = channels && plan->bytes > kLargeBytes;
+  plan->channels_innermost = plan->kernel == Kernel::kCpuChannels && plan->bytes > kLargeBytes;
   const int64_t columns = channels ? plan->block_cols : ceil_div(plan->block_cols, lanes);
   plan->tile_cols = static_cast<int>(ceil_div(columns, ceil_div(columns, kTileColsBound)));
   plan->tile_rows = std::max(1, kTileColsBound / plan->tile_cols);
@@ -93,11 +105,12 @@ void plan_stencil(const DepthwiseConv2dProblem& p, bool channels, int64_t accumu
   const int64_t packed_rows = (plan->block_rows - 1) * rows.step + 1 + span;
   plan->scratch_per_thread =
       (subs * ((p.taps() * planes + lanes) * element + lanes) + buffers) * accumulator +
-      packed_rows * row_bytes;
+      packed_rows * row_bytes + plan->block_rows * stage_bytes;
 }
 
-void plan_weight_grad(const DepthwiseConv2dProblem& p, bool channels, int64_t accumulator,
+void plan_weight_grad(const DepthwiseConv2dProblem& p, int64_t accumulator,
                       DepthwiseConv2dPlan* plan) {
+  const bool channels = plan->kernel != Kernel::kCpuRows;
   const int64_t lanes = plan->lanes, element = channels ? lanes : 1;
   const int64_t out_h = p.out_height(), out_w = p.out_width();
   plan->block_cols = std::min<int64_t>(out_w, channels ? 252 : 1792);
@@ -107,8 +120,7 @@ void plan_weight_grad(const DepthwiseConv2dProblem& p, bool channels, int64_t ac
   const int64_t phases = channels ? 1 : p.stride_w;
   plan->pitch = channels ? (plan->block_cols - 1) * p.stride_w + span_w + 1
                          : grad_pitch + span_w / p.stride_w + 1;
-  plan->block_channels =
-      channels ? static_cast<int>(std::max<int64_t>(lanes, 64 / element_size(p.dtype))) : 1;
+  plan->block_channels = unit_channels(p, *plan);
   const int64_t groups = ceil_div(p.out_channels, plan->block_channels);
   const int64_t span = (p.kernel_h - 1) * p.dilation_h;
   const int64_t subs = ceil_div(plan->block_channels, element);
@@ -128,6 +140,62 @@ void plan_weight_grad(const DepthwiseConv2dProblem& p, bool channels, int64_t ac
   plan->scratch_per_thread = (p.taps() + 1) * lanes * accumulator * subs +
                              plan->block_rows * grad_row +
                              ((plan->block_rows - 1) * p.stride_h + span + 1) * source_row;
+}
+
+// What the direct kernels have in common.
+bool fits_direct_kernels(const DepthwiseConv2dProblem& p, CpuIsa isa) {
+  // The baseline has them not: it would double the time to compile it.
+  if (isa == CpuIsa::kBaseline) return false;
+  const bool square = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w;
+  const bool stride2 = p.stride_h == 2 && p.pass == Pass::kForward && p.kernel_h <= 5;
+  const bool known = p.kernel_h == 3 || p.kernel_h == 5 || p.kernel_h == 7;
+  return p.pass != Pass::kGradWeight && square && known && (p.stride_h == 1 || stride2) &&
+         p.dilation_h == 1 && p.dilation_w == 1;
+}
+
+bool fits_direct_channels(const DepthwiseConv2dProblem& p, CpuIsa isa, int lanes) {
+  const int64_t out_width = p.pass == Pass::kGradInput ? p.width : p.out_width();
+  return fits_direct_kernels(p, isa) && p.layout == Layout::kChannelsLast &&
+         p.dtype != DType::kFloat64 && p.multiplier() == 1 && p.in_channels >= lanes &&
+         out_width >= kDirectCols;
+}
+
+bool fits_direct_rows(const DepthwiseConv2dProblem& p, CpuIsa isa) {
+  // Distances are compared as 32-bit integers.
+  constexpr int64_t kMax = std::numeric_limits<int32_t>::max() / 4;
+  return fits_direct_kernels(p, isa) && p.layout == Layout::kContiguous &&
+         p.dtype == DType::kFloat32 && (p.pass == Pass::kForward || p.multiplier() == 1) &&
+         std::max({p.width, p.out_width(), p.pad_left, p.pad_right}) < kMax;
+}
+
+void plan_direct_rows(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan) {
+  const bool gradient = p.pass == Pass::kGradInput;
+  const int64_t rows = gradient ? p.height : p.out_height();
+  const int64_t planes = p.batch * (gradient ? p.in_channels : p.out_channels);
+  plan->tile_rows = p.stride_h == 1 ? kDirectRows : 4;
+  const int64_t wanted = ceil_div(kMinUnits, planes);
+  plan->block_rows = std::min(rows, std::max<int64_t>(plan->tile_rows, ceil_div(rows, wanted)));
+  plan->grid = planes * ceil_div(rows, plan->block_rows);
+  const int64_t columns = gradient ? p.out_width() : p.width;
+  plan->scratch_per_thread = (p.taps() + columns + 4 * plan->lanes) * 4;
+}
+
+void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan) {
+  const int64_t rows = p.pass == Pass::kGradInput ? p.height : p.out_height();
+  const int64_t lanes = plan->lanes, vectors = p.in_channels / lanes;
+  plan->tile_rows = 2;
+  plan->tile_cols = kDirectCols;
+  plan->block_rows = 2;
+  const int64_t blocks = p.batch * ceil_div(rows, plan->block_rows);
+  // The prefetchers like long runs of channels. On small images, whose weights cost as much as
+  // their pixels, a thread packs those of its groups only.
+  plan->channels_innermost = blocks >= kMinImageBlocks;
+  const int64_t wanted = std::clamp<int64_t>(ceil_div(kMinUnits, blocks), 1, ceil_div(vectors, 8));
+  const int64_t group = ceil_div(vectors, wanted);
+  plan->block_channels = static_cast<int>(group * lanes);
+  // Channels that do not fill a vector go with the last group.
+  plan->grid = ceil_div(vectors, group) * blocks;
+  plan->scratch_per_thread = (vectors + 1) * (p.taps() + 1) * lanes * 4;
 }
 
 // Where benchmarks/results/cpu-amd-epyc-2c shows torch ahead in the same layout, the reason; else
@@ -159,14 +227,33 @@ DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPla
     return plan;
   }
   plan.backend = Backend::kCpu;
-  plan.kernel = channels ? Kernel::kCpuChannels : Kernel::kCpuRows;
-  if (p.pass == Pass::kGradWeight) {
-    plan_weight_grad(p, channels, accumulator, &plan);
-  } else {
-    plan_stencil(p, channels, accumulator, &plan);
+  if (fits_direct_channels(p, isa, plan.lanes)) {
+    plan.kernel = Kernel::kCpuDirectChannels;
+    plan_direct_channels(p, &plan);
+    plan.reason = "channels are adjacent in memory and the kernel is small: nothing is packed";
+    return plan;
   }
-  plan.reason = channels ? "channels are adjacent in memory: a lane is a channel"
-                         : "pixels of a row fill the lanes";
+  if (fits_direct_rows(p, isa)) {
+    plan.kernel = Kernel::kCpuDirectRows;
+    plan_direct_rows(p, &plan);
+    plan.reason = "pixels are adjacent in memory and the kernel is small: nothing is packed";
+    return plan;
+  }
+  // Transposing is only vectorised for float32 and dense rows; with less than all lanes filled,
+  // rows fill them better.
+  const bool transposed =
+      p.layout == Layout::kContiguous && p.dtype != DType::kFloat64 && wide >= plan.lanes;
+  plan.kernel = channels     ? Kernel::kCpuChannels
+                : transposed ? Kernel::kCpuTransposed
+                             : Kernel::kCpuRows;
+  if (p.pass == Pass::kGradWeight) {
+    plan_weight_grad(p, accumulator, &plan);
+  } else {
+    plan_stencil(p, accumulator, &plan);
+  }
+  plan.reason = channels     ? "channels are adjacent in memory: a lane is a channel"
+                : transposed ? "planes are transposed on their way: a lane is a channel"
+                             : "pixels of a row fill the lanes";
   return plan;
 }
 
@@ -272,8 +359,14 @@ const char* kernel_name(Kernel kernel) {
   switch (kernel) {
     case Kernel::kEmpty:
       return "empty";
+    case Kernel::kCpuDirectChannels:
+      return "cpu_direct_channels";
+    case Kernel::kCpuDirectRows:
+      return "cpu_direct_rows";
     case Kernel::kCpuChannels:
       return "cpu_channels";
+    case Kernel::kCpuTransposed:
+      return "cpu_transposed";
     case Kernel::kCpuRows:
       return "cpu_rows";
     case Kernel::kCudaDirectChannelsLast:

@@ -22,23 +22,6 @@ struct DepthwiseImages {
   bool flip_taps;
 };
 
-// Reads N floats in vectors of kWide, to which the address is aligned.
-template <int N, int kWide>
-__device__ __forceinline__ void load_shared(const float* address, float* values) {
-  static_assert(N % kWide == 0);
-#pragma unroll
-  for (int i = 0; i < N; i += kWide) {
-    if constexpr (kWide == 4) {
-      const float4 four = *reinterpret_cast<const float4*>(address + i);
-      values[i] = four.x, values[i + 1] = four.y, values[i + 2] = four.z, values[i + 3] = four.w;
-    } else {
-      static_assert(kWide == 2);
-      const float2 two = *reinterpret_cast<const float2*>(address + i);
-      values[i] = two.x, values[i + 1] = two.y;
-    }
-  }
-}
-
 // A channels_last launch. A work item is a strip of columns and `rows` rows of one image. A block
 // takes `vectors` neighbouring channel vectors of as many items as it has threads for; channel
 // blocks are innermost in the grid, so that blocks that share cache lines run together.
@@ -83,7 +66,8 @@ __device__ __forceinline__ void stage_weights(float (&staged)[kTaps][kPitch], co
   for (int c = threadIdx.x; c < channels; c += blockDim.x) {
 #pragma unroll
     for (int tap = 0; tap < kTaps; ++tap) {
-      staged[flip ? kTaps - 1 - tap : tap][c] = load_scalar(weight + int64_t(c) * kTaps + tap);
+      store_shared(&staged[flip ? kTaps - 1 - tap : tap][c],
+                   load_scalar(weight + int64_t(c) * kTaps + tap));
     }
   }
   __syncthreads();
@@ -136,11 +120,11 @@ __device__ __forceinline__ void stage_tile(float* staged, const ContiguousTiles&
     float* to = staged + row * tiles.pitch + tiles.lead - x0;
     for (int i = threadIdx.x & (lanes - 1); i < vectors; i += lanes) {
       const int x = first + i * kWidth;
-      float values[kWidth] = {};
-      if (inside && unsigned(x) < unsigned(width))
-        load<kWidth>(from + y * stride_h + x).widen_to(values);
+      const bool valid = inside && unsigned(x) < unsigned(width);
+      float values[kWidth];
+      load_or_zero<kWidth>(valid, valid ? from + y * stride_h + x : from).widen_to(values);
 #pragma unroll
-      for (int j = 0; j < kWidth; ++j) to[x + j] = values[j];
+      for (int j = 0; j < kWidth; ++j) store_shared(to + x + j, values[j]);
     }
   }
 }
@@ -186,8 +170,8 @@ __device__ __forceinline__ void stage_plane_weights(float* weights, const Depthw
     const int plane = i / kTaps, tap = i % kTaps;
     if (first_plane + plane >= p.batch * p.channels) break;
     const int c = (first_plane + plane) % p.channels;
-    weights[plane * kPitch + (p.flip_taps ? kTaps - 1 - tap : tap)] =
-        load_scalar(p.weight + int64_t(c) * kTaps + tap);
+    store_shared(weights + plane * kPitch + (p.flip_taps ? kTaps - 1 - tap : tap),
+                 load_scalar(p.weight + int64_t(c) * kTaps + tap));
   }
 }
 
@@ -195,14 +179,14 @@ __device__ __forceinline__ void stage_plane_weights(float* weights, const Depthw
 // allows it.
 template <typename T>
 __device__ __forceinline__ void store_four(T* row, int x, int width, const float* values,
-                                           int store_width) {
+                                           int store_width EFFKERN_SITE) {
   if (store_width == 4 && x >= 0 && x + 4 <= width) {
-    store<4>(row + x, values);
+    store<4>(row + x, values EFFKERN_PASS_SITE);
     return;
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if (unsigned(x + i) < unsigned(width)) store_scalar(row + x + i, values[i]);
+    store_if<1>(unsigned(x + i) < unsigned(width), row + x + i, values + i EFFKERN_PASS_SITE);
   }
 }
 

@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kWeightGradThreads, 2)
                                                 int channel_blocks) {
   constexpr int kChannels = ChannelsLastShape<T, kKernel>::kChannels, kPixels = 4;
   constexpr int kColumns = (kPixels - 1) * kStride + kKernel, kTaps = kKernel * kKernel;
-  __shared__ __align__(16) float exchange[kWeightGradThreads][kChannels];
+  EFFKERN_SHARED(float, exchange, [kWeightGradThreads][kChannels]);
 
   const int split = blockIdx.x / channel_blocks;
   const int first_channel = blockIdx.x % channel_blocks * vectors * kChannels;
@@ -73,10 +73,9 @@ __global__ void __launch_bounds__(kWeightGradThreads, 2)
       float grads[kPixels][kChannels];
 #pragma unroll
       for (int i = 0; i < kPixels; ++i) {
-        auto packed = Packed<T, kChannels>::zero();
-        if (strip * kPixels + i < p.out_width)
-          packed = load<kChannels>(from + i * p.grad_output_strides.w);
-        packed.widen_to(grads[i]);
+        load_or_zero<kChannels>(strip * kPixels + i < p.out_width,
+                                from + i * p.grad_output_strides.w)
+            .widen_to(grads[i]);
       }
       if (wants_bias) {
 #pragma unroll
@@ -89,9 +88,8 @@ __global__ void __launch_bounds__(kWeightGradThreads, 2)
         Packed<T, kChannels> packed[kColumns];
 #pragma unroll
         for (int i = 0; i < kColumns; ++i) {
-          packed[i] = unsigned(in_x + i) < unsigned(p.width)
-                          ? load<kChannels>(image + i * p.input_strides.w)
-                          : Packed<T, kChannels>::zero();
+          packed[i] = load_or_zero<kChannels>(unsigned(in_x + i) < unsigned(p.width),
+                                              image + i * p.input_strides.w);
         }
 #pragma unroll
         for (int i = 0; i < kColumns; ++i) {
@@ -121,15 +119,19 @@ __global__ void __launch_bounds__(kWeightGradThreads, 2)
     __syncthreads();
 #pragma unroll
     for (int c = 0; c < kChannels; ++c)
-      exchange[threadIdx.x][c] = kx < kKernel ? sums[kx < kKernel ? kx : 0][c] : bias[c];
+      store_shared(&exchange[threadIdx.x][c],
+                   kx < kKernel ? sums[kx < kKernel ? kx : 0][c] : bias[c]);
     __syncthreads();
     if (slot != 0 || channel >= p.channels || (kx == kKernel && ky != 0)) continue;
 #pragma unroll
     for (int c = 0; c < kChannels; ++c) {
       float total = 0.f;
 #pragma unroll 1
-      for (int s = 0; s < slots; ++s) total += exchange[s * vectors * kKernel + threadIdx.x][c];
-      p.partial_sums(split, channel + c, kTaps)[kx < kKernel ? ky * kKernel + kx : kTaps] = total;
+      for (int s = 0; s < slots; ++s) {
+        total += load_shared(&exchange[s * vectors * kKernel + threadIdx.x][c]);
+      }
+      const int column = kx < kKernel ? ky * kKernel + kx : kTaps;
+      store_scalar(p.partial_sums(split, channel + c, kTaps) + column, total);
     }
   }
 }
@@ -141,7 +143,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4)
   constexpr int kTaps = kKernel * kKernel;
   constexpr int kSpan = 3 * kStride + kKernel, kSpanRead = (kSpan + 3) / 4 * 4;
   constexpr int kWarps = kDepthwiseThreads / 32;
-  __shared__ float exchange[kWarps][kTaps + 1];
+  EFFKERN_SHARED(float, exchange, [kWarps][kTaps + 1]);
   EFFKERN_DYNAMIC_SHARED(float, staged);
 
   const int c = blockIdx.x % p.channels, split = blockIdx.x / p.channels;
@@ -217,14 +219,14 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 4)
     float sum = sums[tap];
 #pragma unroll
     for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-    if (threadIdx.x % 32 == 0) exchange[threadIdx.x / 32][tap] = sum;
+    if (threadIdx.x % 32 == 0) store_shared(&exchange[threadIdx.x / 32][tap], sum);
   }
   __syncthreads();
   for (int tap = threadIdx.x; tap < kTaps + p.bias; tap += blockDim.x) {
     float total = 0.f;
 #pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) total += exchange[warp][tap];
-    p.partial_sums(split, c, kTaps)[tap] = total;
+    for (int warp = 0; warp < kWarps; ++warp) total += load_shared(&exchange[warp][tap]);
+    store_scalar(p.partial_sums(split, c, kTaps) + tap, total);
   }
 }
 
@@ -245,7 +247,10 @@ __global__ void __launch_bounds__(kStridedThreads, 3)
   const Index dx = is_bias ? 0 : tap % s.kernel_w * s.dilation_w - s.pad_left;
 
   const SplitRange range(int64_t(s.batch) * s.out_height, blockIdx.y, gridDim.y);
-  Accumulate<T> total = 0;
+  // Short sums first, then compensated (Kahan): the rounding error of one long chain would grow
+  // with its length.
+  constexpr int kChunk = 16;
+  Accumulate<T> total = 0, lost = 0;
   for (int64_t row = range.begin; row < range.end; ++row) {
     const Index n = Index(row / s.out_height), y = Index(row % s.out_height),
                 in_y = y * s.stride_h + dy;
@@ -254,9 +259,8 @@ __global__ void __launch_bounds__(kStridedThreads, 3)
         grad_output + n * s.output_strides.n + c * s.output_strides.c + y * s.output_strides.h;
     const T* values = input + n * s.input_strides.n + c / s.multiplier * s.input_strides.c +
                       in_y * s.input_strides.h;
-    // Short sums first: the rounding error of one long chain would grow with its length.
-    for (Index begin = 0; begin < s.out_width; begin += 64) {
-      const Index end = min(begin + 64, s.out_width);
+    for (Index begin = 0; begin < s.out_width; begin += kChunk) {
+      const Index end = min(begin + kChunk, s.out_width);
       Accumulate<T> sum = 0;
       for (Index x = begin; x < end; ++x) {
         const Index in_x = x * s.stride_w + dx;
@@ -267,10 +271,12 @@ __global__ void __launch_bounds__(kStridedThreads, 3)
                  load_scalar(values + in_x * Index(s.input_strides.w));
         }
       }
-      total += sum;
+      const Accumulate<T> term = sum - lost, next = total + term;
+      lost = (next - total) - term;
+      total = next;
     }
   }
-  partial[(blockIdx.y * int64_t(s.out_channels) + c) * columns + tap] = total;
+  store_scalar(partial + (blockIdx.y * int64_t(s.out_channels) + c) * columns + tap, total);
 }
 
 // Adds the splits of each channel's `columns` sums; the last column is the bias where grad_bias is
@@ -283,7 +289,8 @@ __global__ void __launch_bounds__(kStridedThreads)
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= channels * columns) return;
   Accumulate<T> total = 0;
-  for (int split = 0; split < splits; ++split) total += partial[split * channels * columns + i];
+  for (int split = 0; split < splits; ++split)
+    total += load_scalar(partial + split * channels * columns + i);
   const int64_t c = i / columns, tap = i % columns, taps = columns - (grad_bias ? 1 : 0);
   if (tap < taps) {
     store_scalar(grad_weight + c * taps + tap, total);

@@ -177,6 +177,8 @@ def _cases() -> Iterator[DepthwiseConv2dCase]:
     yield case(stride=(2, 2), kernel=(5, 5), padding=2, height=16, width=33)
     yield case(stride=(2, 2), kernel=(7, 7), padding=3, channels=17, height=14, width=14)
     yield case(stride=(2, 2), kernel=(1, 1), padding=0)
+    # Fewer pixels than the stride: not every tap meets one.
+    yield case(stride=(2, 2), channels=17, height=1, width=1)
     # Dilations.
     for dilation in ((2, 2), (3, 3), (1, 2), (3, 1)):
         yield case(dilation=dilation, padding=2, height=13, width=17)

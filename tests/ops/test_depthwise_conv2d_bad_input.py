@@ -321,6 +321,7 @@ def outcome(function, arguments):
 @pytest.mark.parametrize("kind", ("operators", "functional"))
 def test_thousands_of_bad_calls(backend, kind):
     generator = random.Random(20)
+    count = 300 if backend.slow else 3000
     with SentinelBuffer(torch.randn(2**12)) as guarded:
         # Everything that is drawn lies among sentinels.
         def guard(value):
@@ -332,9 +333,9 @@ def test_thousands_of_bad_calls(backend, kind):
 
         calls = []
         drawn = (
-            operator_calls(generator, backend.code, 3000)
+            operator_calls(generator, backend.code, count)
             if kind == "operators"
-            else functional_calls(generator, 3000)
+            else functional_calls(generator, count)
         )
         for function, arguments in drawn:
             if isinstance(arguments, dict):
@@ -343,7 +344,9 @@ def test_thousands_of_bad_calls(backend, kind):
                 arguments = [guard(value) for value in arguments]
             calls.append((function, arguments))
         raised = sum(outcome(*call) for call in calls)
-        assert raised > 2500
+        assert raised > count * 5 // 6
+    if backend.slow:
+        return
     # Once more, with everything that is kept after a first time in place.
     growth = heap_growth(lambda: [outcome(*call) for call in calls[:500]], 10)
     assert growth / 500 < 16

@@ -63,8 +63,8 @@ def test_results_share_no_memory_with_arguments(backend, layout):
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last", "transposed"))
 @pytest.mark.parametrize("activation", (None, "silu"))
 def test_nothing_leaks(backend, activation, layout):
-    if backend.device != "cpu":
-        pytest.skip("counts the host's heap")
+    if backend.name != "cpu":
+        pytest.skip("counts the host's heap, over thousands of calls at full speed")
     *tensors, grad_output = Case().tensors(torch.float32, backend.device, layout)
     leaves = [t.requires_grad_() for t in tensors]
 
@@ -103,7 +103,8 @@ COPIES = {
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last", "transposed", "sliced"))
 @pytest.mark.parametrize("weight_layout", ("contiguous", "channels_last"))
 def test_nothing_is_copied_to_another_layout(backend, weight_layout, layout, activation):
-    case = Case(channels=32, height=64, width=64, padding=((1, 2), (2, 1)))
+    size = 24 if backend.slow else 64
+    case = Case(channels=32, height=size, width=size, padding=((1, 2), (2, 1)))
     input, weight, bias, grad_output = case.tensors(torch.float32, backend.device, layout)
     weight = with_layout(weight, weight_layout)
     leaves = [t.requires_grad_() for t in (input, weight, bias)]
@@ -179,7 +180,7 @@ def peak_in_subprocess(*arguments):
     ),
 )
 def test_peak_memory_is_no_more_than_torchs(backend, layout, kernel, activation):
-    if backend.device != "cpu" or backend.name != "cpu":
+    if backend.name != "cpu":
         pytest.skip("measures the resident memory of the host, at full speed")
     ours = peak_in_subprocess(backend.name, layout, kernel, activation)
     theirs = peak_in_subprocess("torch", layout, kernel, activation)

@@ -15,16 +15,7 @@ import torch
 
 from . import fallback
 from .arguments import ACTIVATIONS
-
-_ops = torch.ops.effkern
-# The twins with an underscore have no autograd of their own: an autograd.Function around them costs
-# a third of torch.library.register_autograd per call.
-lean_forward = _ops._depthwise_conv2d.default
-lean_backward = _ops._depthwise_conv2d_backward.default
-lean_activation_backward = _ops._depthwise_conv2d_activation_backward.default
-public_forward = _ops.depthwise_conv2d.default
-public_backward = _ops.depthwise_conv2d_backward.default
-public_activation_backward = _ops.depthwise_conv2d_activation_backward.default
+from .operators import BY_BACKEND
 
 # The derivative of these is known from the output.
 _FROM_OUTPUT = (ACTIVATIONS["relu"], ACTIVATIONS["relu6"])
@@ -35,7 +26,7 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input, weight, bias, params, backend):
-        output = lean_forward(input, weight, bias, *params, backend)
+        output = BY_BACKEND[backend].lean_forward(input, weight, bias, *params, backend)
         ctx.args = params, backend, bias is not None
         activation = params[8]
         if not activation:
@@ -57,13 +48,15 @@ class Forward(torch.autograd.Function):
             pre = Forward.apply(input, weight, extra[0], (*params[:8], 0), backend)
             grad = fallback.activation_backward(grad, pre, activation)
         elif activation:
-            grad = lean_activation_backward(grad, input, weight, extra[0], *params, backend)
+            grad = BY_BACKEND[backend].lean_activation_backward(
+                grad, input, weight, extra[0], *params, backend
+            )
         needs = ctx.needs_input_grad
         if differentiable:
             needs = (needs[0], needs[1], has_bias and needs[2])
             grads = Backward.apply(grad, input, weight, params[:8], needs, backend)
             return *grads, None, None
-        grad_input, grad_weight, grad_bias = lean_backward(
+        grad_input, grad_weight, grad_bias = BY_BACKEND[backend].lean_backward(
             grad, input, weight, *params[:8], needs[0], needs[1], has_bias and needs[2], backend
         )
         return (
@@ -75,6 +68,11 @@ class Forward(torch.autograd.Function):
         )
 
 
+# Forward.apply without the checks for functorch, which the caller has made: they cost as much as
+# the rest of a small call.
+forward = super(torch.autograd.Function, Forward).apply
+
+
 class Backward(torch.autograd.Function):
     """The gradients in eager mode, differentiable again."""
 
@@ -83,7 +81,9 @@ class Backward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(grad_output, input, weight)
         ctx.args = params, backend
-        grads = lean_backward(grad_output, input, weight, *params, *needs, backend)
+        grads = BY_BACKEND[backend].lean_backward(
+            grad_output, input, weight, *params, *needs, backend
+        )
         return tuple(g if needed else None for g, needed in zip(grads, needs, strict=True))
 
     @staticmethod
@@ -126,11 +126,11 @@ def _double_backward(saved, incoming, params, backend, forward, backward):
 
 
 def _public_forward(input, weight, bias, params, backend):
-    return public_forward(input, weight, bias, *params, backend)
+    return BY_BACKEND[backend].public_forward(input, weight, bias, *params, backend)
 
 
 def _public_backward(grad_output, input, weight, params, needs, backend):
-    return public_backward(grad_output, input, weight, *params, *needs, backend)
+    return BY_BACKEND[backend].public_backward(grad_output, input, weight, *params, *needs, backend)
 
 
 def setup_forward(ctx: Any, inputs, output) -> None:
@@ -151,7 +151,9 @@ def backward_of_forward(ctx: Any, grad):
         pre = _public_forward(input, weight, extra, (*params[:8], 0), backend)
         grad = fallback.activation_backward(grad, pre, activation)
     elif activation:
-        grad = public_activation_backward(grad, input, weight, extra, *params, backend)
+        grad = BY_BACKEND[backend].public_activation_backward(
+            grad, input, weight, extra, *params, backend
+        )
     needs = ctx.needs_input_grad
     needs = (needs[0], needs[1], has_bias and needs[2])
     grads = _public_backward(grad, input, weight, params[:8], needs, backend)

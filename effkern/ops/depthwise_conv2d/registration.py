@@ -1,4 +1,4 @@
-"""Fakes, autograd, autocast and vmap rules of the operators in torch.ops.effkern."""
+"""Fakes, autograd, autocast and vmap rules of the operators of every backend."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ import torch
 from torch import Tensor
 
 from . import autograd
+from .operators import ACTIVATION_BACKWARD, BACKWARD, BY_BACKEND, CARRIERS, FORWARD, Operators
 
-_NAMESPACE = "effkern"
-_FORWARD = "depthwise_conv2d"
-_BACKWARD = "depthwise_conv2d_backward"
-_ACTIVATION_BACKWARD = "depthwise_conv2d_activation_backward"
-
-# Kept alive: the registrations go when the object does.
-_library = torch.library.Library(_NAMESPACE, "IMPL")
+# Kept alive: the registrations go when the objects do.
+_libraries: list[torch.library.Library] = []
 
 
 def _format(*tensors: Tensor) -> torch.memory_format:
@@ -46,7 +42,7 @@ def _check_fakes(name: str, input: Tensor, weight: Tensor, stride_h: int, stride
 def _fake_forward(
     input, weight, bias, stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w, *_
 ):
-    _check_fakes(_FORWARD, input, weight, stride_h, stride_w)
+    _check_fakes(FORWARD, input, weight, stride_h, stride_w)
     batch, _, height, width = input.shape
     kernel_h, kernel_w = weight.shape[2], weight.shape[3]
     out_h = (height + top + bottom - dilation_h * (kernel_h - 1) - 1) // stride_h + 1
@@ -55,7 +51,7 @@ def _fake_forward(
 
 
 def _fake_backward(grad_output, input, weight, *args):
-    _check_fakes(_BACKWARD, input, weight, *args[:2])
+    _check_fakes(BACKWARD, input, weight, *args[:2])
     need_input, need_weight, need_bias = args[8:11]
     nothing = (0,)
     return (
@@ -77,7 +73,7 @@ def _autocast(device: str, key: torch._C.DispatchKey) -> Any:
     def kernel(input, weight, bias, *args):
         dtype = torch.get_autocast_dtype(device)
         with torch._C._ExcludeDispatchKeyGuard(excluded):
-            return autograd.public_forward(*cast(dtype, input, weight, bias), *args)
+            return BY_BACKEND[args[-1]].public_forward(*cast(dtype, input, weight, bias), *args)
 
     return kernel
 
@@ -95,9 +91,10 @@ def _vmap_forward(info, in_dims, input, weight, bias, *args):
     which a depthwise convolution does not mix."""
     input_dim, weight_dim, bias_dim = in_dims[:3]
     size = info.batch_size
+    forward = BY_BACKEND[args[-1]].public_forward
     if weight_dim is None and bias_dim is None:
         folded = input.movedim(input_dim, 0)
-        output = autograd.public_forward(folded.flatten(0, 1), weight, bias, *args)
+        output = forward(folded.flatten(0, 1), weight, bias, *args)
         return output.unflatten(0, (size, -1)), 0
 
     def to_front(tensor, dim):
@@ -106,38 +103,45 @@ def _vmap_forward(info, in_dims, input, weight, bias, *args):
     folded = to_front(input, input_dim).movedim(0, 1).flatten(1, 2)
     weight = to_front(weight, weight_dim).flatten(0, 1)
     bias = None if bias is None else to_front(bias, bias_dim).flatten(0, 1)
-    output = autograd.public_forward(folded, weight, bias, *args)
+    output = forward(folded, weight, bias, *args)
     return output.unflatten(1, (size, -1)), 1
 
 
 def register() -> None:
     """Called once, after the native library is loaded."""
+    for operators in CARRIERS:
+        _register(operators)
+
+
+def _register(operators: Operators) -> None:
+    namespace, suffix = operators.namespace, operators.suffix
+    library = torch.library.Library(namespace, "IMPL")
+    _libraries.append(library)
     for prefix in ("", "_"):
         for name, fake in (
-            (_FORWARD, _fake_forward),
-            (_BACKWARD, _fake_backward),
-            (_ACTIVATION_BACKWARD, _fake_activation_backward),
+            (FORWARD, _fake_forward),
+            (BACKWARD, _fake_backward),
+            (ACTIVATION_BACKWARD, _fake_activation_backward),
         ):
-            torch.library.register_fake(f"{_NAMESPACE}::{prefix}{name}", fake)
+            name = f"{prefix}{name}{suffix}"
+            torch.library.register_fake(f"{namespace}::{name}", fake)
             if prefix:
                 # No autograd of its own: effkern.ops.depthwise_conv2d.autograd wraps it.
-                _library.impl(prefix + name, torch.library.fallthrough_kernel, "Autograd")
-    torch.library.register_autograd(
-        f"{_NAMESPACE}::{_FORWARD}",
-        autograd.backward_of_forward,
-        setup_context=autograd.setup_forward,
-    )
-    torch.library.register_autograd(
-        f"{_NAMESPACE}::{_BACKWARD}",
-        autograd.backward_of_backward,
-        setup_context=autograd.setup_backward,
-    )
-    torch.library.register_autograd(
-        f"{_NAMESPACE}::{_ACTIVATION_BACKWARD}",
-        autograd.backward_of_activation_backward,
-        setup_context=autograd.setup_activation_backward,
-    )
+                library.impl(name, torch.library.fallthrough_kernel, "Autograd")
+    for name, backward, setup_context in (
+        (FORWARD, autograd.backward_of_forward, autograd.setup_forward),
+        (BACKWARD, autograd.backward_of_backward, autograd.setup_backward),
+        (
+            ACTIVATION_BACKWARD,
+            autograd.backward_of_activation_backward,
+            autograd.setup_activation_backward,
+        ),
+    ):
+        torch.library.register_autograd(
+            f"{namespace}::{name}{suffix}", backward, setup_context=setup_context
+        )
     keys = torch._C.DispatchKey
-    _library.impl(_FORWARD, _autocast("cpu", keys.AutocastCPU), "AutocastCPU")
-    _library.impl(_FORWARD, _autocast("cuda", keys.AutocastCUDA), "AutocastCUDA")
-    torch.library.register_vmap(f"{_NAMESPACE}::{_FORWARD}", _vmap_forward)
+    forward = FORWARD + suffix
+    library.impl(forward, _autocast("cpu", keys.AutocastCPU), "AutocastCPU")
+    library.impl(forward, _autocast("cuda", keys.AutocastCUDA), "AutocastCUDA")
+    torch.library.register_vmap(f"{namespace}::{forward}", _vmap_forward)

@@ -1,0 +1,279 @@
+// Forward and input gradient of channels_last images without packing: a tile of neighbouring pixels
+// keeps its sums in registers while the loop runs over the channels, which are adjacent in memory.
+// 3x3 and 5x5 with stride 1 and 2, 7x7 with stride 1. Included after the weights header, once per
+// instruction set.
+namespace effkern {
+namespace EFFKERN_ISA {
+
+template <class T>
+struct DirectArgs {
+  // The image, `channels` of it from the pointer on, and the element that tap (0, 0) of the tile's
+  // first pixel reads, which may lie outside.
+  const T* source;
+  int64_t origin, source_row, source_col;
+  // The part of the tile's footprint that lies inside the image.
+  int64_t first_row, last_row, first_col, last_col;
+  // Per vector of channels: bias, then taps, each a vector.
+  const Acc<T>* weights;
+  int64_t channels;
+  // relu and relu6; other activations are in `activation`, which is kNone for these.
+  bool clamps;
+  Acc<T> lo, hi;
+  Activation activation;
+  T* out;
+  int64_t out_row, out_col;
+};
+
+// Which part of a tile's footprint lies inside the image.
+enum class Footprint {
+  kInside,
+  // The first or the last rows may lie outside, and of the columns ...
+  kAllCols,       // none,
+  kWithoutLeft,   // the first,
+  kWithoutRight,  // the last,
+  kWithoutBoth,   // the first and the last,
+  kSomeCols,      // any number.
+};
+inline constexpr int kFootprints = 6;
+
+// The part of a K x K convolution of R x kDirectCols pixels with stride S that comes from one row
+// of the image; `weight[r]` is the row of the kernel that output row r meets there.
+template <class T, int K, int S, int R, Footprint F>
+EFFKERN_INLINE void direct_row(Vec<Acc<T>> (&acc)[R][kDirectCols], const T* source,
+                               const Acc<T>* const (&weight)[R], const DirectArgs<T>& args) {
+  using A = Acc<T>;
+  constexpr int L = kLanes<A>;
+  constexpr int kCols = (kDirectCols - 1) * S + K;
+  constexpr bool kSome = F == Footprint::kSomeCols;
+  constexpr int kFirst = F == Footprint::kWithoutLeft || F == Footprint::kWithoutBoth;
+  constexpr int kLast = kCols - (F == Footprint::kWithoutRight || F == Footprint::kWithoutBoth);
+  if constexpr (kSome || sizeof(T) == 2) {
+    // Each pixel is tested or converted once.
+#pragma GCC unroll 16
+    for (int q = kFirst; q < kLast; ++q) {
+      if (kSome && (q < args.first_col || q >= args.last_col)) continue;
+      const Vec<A> x = load(source + q * args.source_col);
+#pragma GCC unroll 8
+      for (int p = 0; p < kDirectCols; ++p) {
+        const int k = q - p * S;
+        if (k < 0 || k >= K) continue;
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) acc[r][p] += load_acc(weight[r] + k * L) * x;
+      }
+    }
+  } else {
+    // Each weight is loaded once.
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      Vec<A> w[R];
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) w[r] = load_acc(weight[r] + k * L);
+#pragma GCC unroll 8
+      for (int p = 0; p < kDirectCols; ++p) {
+        const int q = p * S + k;
+        if (q < kFirst || q >= kLast) continue;
+        const Vec<A> x = load(source + q * args.source_col);
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) acc[r][p] += w[r] * x;
+      }
+    }
+  }
+}
+
+// Rows [kBegin, kEnd) of the tile's footprint, which kCount rows of pixels from kFirst on meet.
+template <class T, int K, int S, int R, Footprint F, int kBegin, int kEnd, int kFirst, int kCount>
+EFFKERN_INLINE void direct_rows(Vec<Acc<T>> (&acc)[R][kDirectCols], const T* source,
+                                const Acc<T>* taps, const DirectArgs<T>& args) {
+  using A = Acc<T>;
+#pragma GCC unroll 8
+  for (int row = kBegin; row < kEnd; ++row) {
+    if (F != Footprint::kInside && (row < args.first_row || row >= args.last_row)) continue;
+    const A* weights[kCount];
+    for (int r = 0; r < kCount; ++r) weights[r] = taps + (row - (kFirst + r) * S) * K * kLanes<A>;
+    direct_row<T, K, S, kCount, F>(reinterpret_cast<Vec<A>(&)[kCount][kDirectCols]>(acc[kFirst]),
+                                   source + row * args.source_row, weights, args);
+  }
+}
+
+template <class T>
+__attribute__((noinline)) void activate_all(Vec<Acc<T>>* values, int count, Activation activation) {
+  for (int i = 0; i < count; ++i) values[i] = activate<Acc<T>>(values[i], activation);
+}
+
+// R x kDirectCols pixels of all channels.
+template <class T, int K, int S, int R, Footprint F>
+void direct_tile(const DirectArgs<T>& arguments) {
+  using A = Acc<T>;
+  constexpr int L = kLanes<A>;
+  static_assert(R <= 2 && S < K);
+  // Rows of the image that only the first row of pixels meets; as many at the end meet only the
+  // last one.
+  constexpr int kApart = (R - 1) * S;
+  // A copy, which the stores to the output cannot change.
+  const DirectArgs<T> args = arguments;
+  const A* weights = args.weights;
+  for (int64_t c = 0;; c += L, weights += (K * K + 1) * L) {
+    // The last vector begins earlier where the channels do not fill it.
+    if (c > args.channels - L) c = args.channels - L;
+    const T* source = args.source + (args.origin + c);
+    Vec<A> acc[R][kDirectCols];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int p = 0; p < kDirectCols; ++p) acc[r][p] = load_acc(weights);
+    const A* taps = weights + L;
+    direct_rows<T, K, S, R, F, 0, kApart, 0, 1>(acc, source, taps, args);
+    direct_rows<T, K, S, R, F, kApart, K, 0, R>(acc, source, taps, args);
+    direct_rows<T, K, S, R, F, K, K + kApart, R - 1, 1>(acc, source, taps, args);
+    if (__builtin_expect(args.activation != Activation::kNone, 0)) {
+      Vec<A> values[R * kDirectCols];
+      for (int i = 0; i < R * kDirectCols; ++i) values[i] = acc[i / kDirectCols][i % kDirectCols];
+      activate_all<T>(values, R * kDirectCols, args.activation);
+      for (int i = 0; i < R * kDirectCols; ++i) acc[i / kDirectCols][i % kDirectCols] = values[i];
+    }
+    if (args.clamps) {
+      const Vec<A> lo = splat(args.lo), hi = splat(args.hi);
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int p = 0; p < kDirectCols; ++p) acc[r][p] = clamp<A>(acc[r][p], lo, hi);
+    }
+    T* out = args.out + c;
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r, out += args.out_row)
+#pragma GCC unroll 8
+      for (int p = 0; p < kDirectCols; ++p) store(out + p * args.out_col, acc[r][p]);
+    if (c + L >= args.channels) break;
+  }
+}
+
+template <class T, int K, int S>
+struct DirectTiles {
+  void (*run[2][kFootprints])(const DirectArgs<T>&) = {};
+
+  template <int R, int kFootprint>
+  constexpr void fill() {
+    constexpr Footprint kThis = Footprint{kFootprint};
+    // Larger kernels meet the border in too many ways, 16-bit types are bound by conversions.
+    constexpr bool kExact = (K == 3 && sizeof(T) == 4) || kThis == Footprint::kInside;
+    run[R - 1][kFootprint] = &direct_tile < T, K, S, R, kExact ? kThis : Footprint::kSomeCols > ;
+    if constexpr (kFootprint + 1 < kFootprints) fill<R, kFootprint + 1>();
+  }
+  constexpr DirectTiles() {
+    fill<1, 0>();
+    fill<2, 0>();
+  }
+};
+template <class T, int K, int S>
+constexpr DirectTiles<T, K, S> kDirectTiles{};
+
+template <class T, int K, int S>
+class DirectChannels {
+  using A = Acc<T>;
+  static constexpr int L = kLanes<A>;
+
+ public:
+  DirectChannels(const StencilTask& task, void* scratch)
+      : t_(task), weights_(static_cast<A*>(scratch)) {
+    args_.clamps = t_.activation == Activation::kReLU || t_.activation == Activation::kReLU6;
+    args_.lo = A(0);
+    args_.hi = t_.activation == Activation::kReLU6 ? A(6) : A(__builtin_inf());
+    args_.activation = args_.clamps ? Activation::kNone : t_.activation;
+    args_.source_row = t_.source_strides.h;
+    args_.source_col = t_.source_strides.w;
+    args_.out_row = t_.output_strides.h;
+    args_.out_col = t_.output_strides.w;
+  }
+
+  // Units: blocks of rows x groups of channels; the groups of a block that one call covers are
+  // one long run of channels.
+  void run(int64_t begin, int64_t end) {
+    const int64_t blocks = ceil_div(t_.rows.out_size, t_.plan.block_rows);
+    const int64_t images = blocks * t_.batch, groups = t_.plan.grid / images;
+    for (int64_t unit = begin; unit < end;) {
+      const bool inner = t_.plan.channels_innermost;
+      const int64_t item = inner ? unit / groups : unit % images;
+      const int64_t group = inner ? unit % groups : unit / images;
+      const int64_t count = inner ? min64(groups - group, end - unit) : 1;
+      const int64_t channel = group * t_.plan.block_channels;
+      const int64_t last =
+          group + count == groups ? t_.channels : channel + count * t_.plan.block_channels;
+      pack(channel, last);
+      args_.channels = last - channel;
+      args_.weights = weights_ + channel * (K * K + 1);
+      run_block(item / blocks, channel, item % blocks * t_.plan.block_rows);
+      unit += count;
+    }
+  }
+
+ private:
+  // What is packed are the channels [packed_begin_, packed_end_); units come in ascending order.
+  void pack(int64_t begin, int64_t end) {
+    if (begin >= packed_begin_ && end <= packed_end_) return;
+    for (int64_t c = begin; c < end; c += L) {
+      if (c >= packed_begin_ && c < packed_end_) continue;
+      A* out = weights_ + c * (K * K + 1);
+      pack_weights<T, true>(t_, min64(c, t_.channels - L), L, K * K, out + L, out);
+    }
+    packed_begin_ = packed_end_ > 0 ? min64(packed_begin_, begin) : begin;
+    packed_end_ = max64(packed_end_, end);
+  }
+
+  static Footprint footprint(const DirectArgs<T>& args, int64_t rows) {
+    constexpr int64_t kCols = (kDirectCols - 1) * S + K;
+    const int64_t left = args.first_col, right = kCols - args.last_col;
+    if (left > 1 || right > 1) return Footprint::kSomeCols;
+    if (left && right) return Footprint::kWithoutBoth;
+    if (left) return Footprint::kWithoutLeft;
+    if (right) return Footprint::kWithoutRight;
+    const bool inside = args.first_row == 0 && args.last_row == rows;
+    return inside ? Footprint::kInside : Footprint::kAllCols;
+  }
+
+  void run_block(int64_t n, int64_t channel, int64_t row) {
+    const Strides4 &s = t_.source_strides, &o = t_.output_strides;
+    const int64_t end = min64(row + t_.plan.block_rows, t_.rows.out_size);
+    args_.source = static_cast<const T*>(t_.source) + n * s.n + channel;
+    T* out = static_cast<T*>(t_.output) + n * o.n + channel;
+    for (; row < end; row += 2) {
+      const bool two = row + 1 < end;
+      const int64_t first = row * S + t_.rows.min_distance, rows = two ? S + K : K;
+      args_.first_row = max64(0, -first);
+      args_.last_row = min64(rows, t_.rows.source_size - first);
+      for (int64_t next = 0; next < t_.cols.out_size; next += kDirectCols) {
+        // The last tile begins earlier where the row is no multiple of it.
+        const int64_t col = min64(next, t_.cols.out_size - kDirectCols);
+        const int64_t left = col * S + t_.cols.min_distance;
+        args_.first_col = max64(0, -left);
+        args_.last_col = min64((kDirectCols - 1) * S + K, t_.cols.source_size - left);
+        args_.origin = first * s.h + left * s.w;
+        args_.out = out + row * o.h + col * o.w;
+        const auto kind = static_cast<int>(footprint(args_, rows));
+        kDirectTiles<T, K, S>.run[two][kind](args_);
+      }
+    }
+  }
+
+  const StencilTask& t_;
+  A* weights_;
+  int64_t packed_begin_ = 0, packed_end_ = 0;
+  DirectArgs<T> args_;
+};
+
+template <class T>
+void run_direct_channels(const StencilTask& task, int64_t begin, int64_t end, void* scratch) {
+  const bool one = task.cols.step == 1;
+  switch (task.taps_per_row) {
+    case 3:
+      return one ? DirectChannels<T, 3, 1>(task, scratch).run(begin, end)
+                 : DirectChannels<T, 3, 2>(task, scratch).run(begin, end);
+    case 5:
+      return one ? DirectChannels<T, 5, 1>(task, scratch).run(begin, end)
+                 : DirectChannels<T, 5, 2>(task, scratch).run(begin, end);
+    case 7:
+      return DirectChannels<T, 7, 1>(task, scratch).run(begin, end);
+  }
+}
+
+}  // namespace EFFKERN_ISA
+}  // namespace effkern

@@ -1,0 +1,219 @@
+// Forward and input gradient of contiguous float32 images without packing: a lane is a pixel of a
+// row, a tile keeps a vector of each of up to seven rows in registers, and each row of the image is
+// loaded once per kernel column for all of them. 3x3 and 5x5 with stride 1 and 2, 7x7 with
+// stride 1. Included after the weights header, once per instruction set.
+namespace effkern {
+namespace EFFKERN_ISA {
+
+struct RowsArgs {
+  // The rows of the image that the tile meets; zeros in place of those outside.
+  const float* rows[(kDirectRows - 1) * 2 + 7];
+  // Columns of the image, and those that the first output column reaches to the left of it.
+  int64_t width, pad;
+  const float* weights;
+  float bias;
+  // relu and relu6; other activations are in `activation`, which is kNone for these.
+  bool clamps;
+  float lo, hi;
+  Activation activation;
+  float* out;
+  int64_t out_row, out_width;
+};
+
+// Output columns [col, col + kLanes) of R rows. kMasked if they reach over the border of the image.
+template <int K, int S, int R, bool kMasked>
+EFFKERN_INLINE void direct_rows_tile(const RowsArgs& args, int64_t col, Vec<float> (&acc)[R]) {
+  constexpr int L = kLanes<float>;
+  typedef Vector<float>::mask Mask;
+  const int64_t first = col * S - args.pad;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) acc[r] = splat(args.bias);
+  if constexpr (S == 1) {
+    // One column of the kernel after the other: its weights fit the registers.
+#pragma GCC unroll 8
+    for (int j = 0; j < K; ++j) {
+      Mask mask;
+      if constexpr (kMasked) mask = lanes_inside(first + j, args.width);
+      Vec<float> w[K];
+#pragma GCC unroll 8
+      for (int i = 0; i < K; ++i) w[i] = splat(args.weights[i * K + j]);
+#pragma GCC unroll 16
+      for (int row = 0; row < R + K - 1; ++row) {
+        const float* p = args.rows[row] + (first + j);
+        const Vec<float> x = kMasked ? load_masked(p, mask) : load(p);
+#pragma GCC unroll 8
+        for (int i = 0; i < K; ++i) {
+          if (row - i >= 0 && row - i < R) acc[row - i] += w[i] * x;
+        }
+      }
+    }
+    return;
+  }
+  // Two columns at a time: they are the even and the odd pixels of the same two vectors.
+#pragma GCC unroll 4
+  for (int j = 0; j < K; j += 2) {
+    Mask masks[2];
+    if constexpr (kMasked) {
+      masks[0] = lanes_inside(first + j, args.width);
+      masks[1] = lanes_inside(first + j + L, args.width);
+    }
+#pragma GCC unroll 16
+    for (int row = 0; row < (R - 1) * S + K; ++row) {
+      const float* p = args.rows[row] + (first + j);
+      const Vec<float> x = kMasked ? load_masked(p, masks[0]) : load(p);
+      const Vec<float> y = kMasked ? load_masked(p + L, masks[1]) : load(p + L);
+#pragma GCC unroll 2
+      for (int odd = 0; odd < 2; ++odd) {
+        if (j + odd >= K) continue;
+        const Vec<float> v = odd ? odd_lanes(x, y) : even_lanes(x, y);
+#pragma GCC unroll 8
+        for (int i = 0; i < K; ++i) {
+          const int r = (row - i) / S;
+          if (row < i || (row - i) % S != 0 || r >= R) continue;
+          acc[r] += splat(args.weights[i * K + j + odd]) * v;
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) acc[r] = unfold(acc[r]);
+}
+
+template <int K, int S, int R, bool kMasked>
+void direct_rows_strip(const RowsArgs& args, int64_t col) {
+  constexpr int L = kLanes<float>;
+  Vec<float> acc[R];
+  direct_rows_tile<K, S, R, kMasked>(args, col, acc);
+  if (__builtin_expect(args.activation != Activation::kNone, 0)) {
+    Vec<float> values[R];
+    for (int r = 0; r < R; ++r) values[r] = acc[r];
+    activate_all<float>(values, R, args.activation);
+    for (int r = 0; r < R; ++r) acc[r] = values[r];
+  }
+  if (args.clamps) {
+    const Vec<float> lo = splat(args.lo), hi = splat(args.hi);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) acc[r] = clamp<float>(acc[r], lo, hi);
+  }
+  float* out = args.out + col;
+  const int64_t width = args.out_width;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r, out += args.out_row) {
+    // What a vector writes too much may fall into the next rows, which are written after it.
+    if (!kMasked || width >= L || (args.out_row == width && (R - r) * width >= L)) {
+      store(out, acc[r]);
+    } else {
+      store_upto(out, acc[r], width);
+    }
+  }
+}
+
+template <int K, int S, int R>
+void direct_rows_all(const RowsArgs& args) {
+  constexpr int64_t L = kLanes<float>;
+  // Columns that one strip reads.
+  constexpr int64_t kReach = S == 1 ? L + K - 1 : 2 * L + K - 1;
+  for (int64_t next = 0; next < args.out_width; next += L) {
+    // The last strip begins earlier where the row is no multiple of it.
+    const int64_t col = max64(0, min64(next, args.out_width - L));
+    const int64_t first = col * S - args.pad;
+    if (first >= 0 && first + kReach <= args.width && args.out_width >= L) {
+      direct_rows_strip<K, S, R, false>(args, col);
+    } else {
+      direct_rows_strip<K, S, R, true>(args, col);
+    }
+  }
+}
+
+template <int K, int S>
+struct DirectRowsTiles {
+  // More would not fit the registers.
+  static constexpr int kMax = S == 1 ? kDirectRows : 4;
+  void (*run[kMax])(const RowsArgs&) = {};
+
+  template <int R>
+  constexpr void fill() {
+    run[R - 1] = &direct_rows_all<K, S, R>;
+    if constexpr (R < kMax) fill<R + 1>();
+  }
+  constexpr DirectRowsTiles() { fill<1>(); }
+};
+template <int K, int S>
+constexpr DirectRowsTiles<K, S> kDirectRowsTiles{};
+
+template <int K, int S>
+class DirectRows {
+ public:
+  DirectRows(const StencilTask& task, void* scratch) : t_(task) {
+    constexpr int L = kLanes<float>;
+    weights_ = static_cast<float*>(scratch);
+    zeros_ = weights_ + K * K + 2 * L;
+    zero(zeros_, t_.cols.source_size);
+    args_.width = t_.cols.source_size;
+    args_.pad = -t_.cols.min_distance;
+    args_.weights = weights_;
+    args_.clamps = t_.activation == Activation::kReLU || t_.activation == Activation::kReLU6;
+    args_.lo = 0;
+    args_.hi = t_.activation == Activation::kReLU6 ? 6.0f : __builtin_inff();
+    args_.activation = args_.clamps ? Activation::kNone : t_.activation;
+    args_.out_row = t_.output_strides.h;
+    args_.out_width = t_.cols.out_size;
+  }
+
+  // Units: planes x blocks of rows.
+  void run(int64_t begin, int64_t end) {
+    const int64_t blocks = ceil_div(t_.rows.out_size, t_.plan.block_rows);
+    int64_t block = begin % blocks, channel = begin / blocks % t_.channels;
+    int64_t n = begin / blocks / t_.channels, packed = -1;
+    for (int64_t unit = begin; unit < end; ++unit) {
+      if (packed != channel)
+        pack_weights<float, false>(t_, channel, 1, K * K, weights_, &args_.bias);
+      packed = channel;
+      run_block(n, channel, block * t_.plan.block_rows);
+      if (++block == blocks) block = 0, ++channel;
+      if (channel == t_.channels) channel = 0, ++n;
+    }
+  }
+
+ private:
+  void run_block(int64_t n, int64_t channel, int64_t row) {
+    const Strides4 &s = t_.source_strides, &o = t_.output_strides;
+    const int64_t end = min64(row + t_.plan.block_rows, t_.rows.out_size);
+    const float* source =
+        static_cast<const float*>(t_.source) + n * s.n + floor_div(channel, t_.divide) * s.c;
+    float* out = static_cast<float*>(t_.output) + n * o.n + channel * o.c;
+    constexpr int kMax = DirectRowsTiles<K, S>::kMax;
+    for (int64_t tiles = (end - row + kMax - 1) / kMax; tiles > 0; --tiles) {
+      // Tiles of nearly the same height.
+      const int64_t rows = tiles == 1 ? end - row : (end - row + tiles - 1) / tiles;
+      int64_t y = row * S + t_.rows.min_distance;
+      for (int64_t i = 0; i < (rows - 1) * S + K; ++i, ++y) {
+        args_.rows[i] = y >= 0 && y < t_.rows.source_size ? source + y * s.h : zeros_;
+      }
+      args_.out = out + row * o.h;
+      kDirectRowsTiles<K, S>.run[rows - 1](args_);
+      row += rows;
+    }
+  }
+
+  const StencilTask& t_;
+  float *weights_, *zeros_;
+  RowsArgs args_;
+};
+
+inline void run_direct_rows(const StencilTask& task, int64_t begin, int64_t end, void* scratch) {
+  const bool one = task.cols.step == 1;
+  switch (task.taps_per_row) {
+    case 3:
+      return one ? DirectRows<3, 1>(task, scratch).run(begin, end)
+                 : DirectRows<3, 2>(task, scratch).run(begin, end);
+    case 5:
+      return one ? DirectRows<5, 1>(task, scratch).run(begin, end)
+                 : DirectRows<5, 2>(task, scratch).run(begin, end);
+    case 7:
+      return DirectRows<7, 1>(task, scratch).run(begin, end);
+  }
+}
+
+}  // namespace EFFKERN_ISA
+}  // namespace effkern

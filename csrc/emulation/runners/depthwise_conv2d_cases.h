@@ -1,0 +1,176 @@
+// The edge classes that the runner goes through; part of depthwise_conv2d.cpp.
+
+// Square kernels, dilation 1.
+DepthwiseConv2dProblem square(DType dtype, Memory memory, int64_t n, int64_t c, int64_t h,
+                              int64_t w, int64_t kernel, int64_t stride, int64_t pad) {
+  DepthwiseConv2dProblem p;
+  p.dtype = dtype;
+  p.device = DeviceType::kCuda;
+  p.layout = memory == Memory::kChannelsLast || memory == Memory::kSlicedChannels
+                 ? Layout::kChannelsLast
+                 : Layout::kContiguous;
+  p.batch = n, p.in_channels = p.out_channels = c, p.height = h, p.width = w;
+  p.kernel_h = p.kernel_w = kernel;
+  p.stride_h = p.stride_w = stride;
+  p.pad_top = p.pad_bottom = p.pad_left = p.pad_right = pad;
+  return p;
+}
+
+void vary(DepthwiseConv2dProblem& p, unsigned number) {
+  p.activation = Activation(number % kNumActivations);
+  p.has_bias = number % 2;
+}
+
+constexpr DType kSpecializedTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
+constexpr DType kAllTypes[] = {DType::kFloat64, DType::kFloat32, DType::kFloat16, DType::kBFloat16};
+constexpr Memory kDense[] = {Memory::kContiguous, Memory::kChannelsLast};
+
+// The specialised kernels at and around the sizes of their tiles, with padding on every side.
+void run_edge(bool small) {
+  unsigned number = 1;
+  struct Size {
+    int64_t h, w;
+  };
+  const std::vector<Size> sizes = small ? std::vector<Size>{{1, 1}, {7, 7}, {9, 13}}
+                                        : std::vector<Size>{{1, 1},   {2, 3},  {7, 7},  {8, 8},
+                                                            {13, 17}, {4, 33}, {33, 4}, {29, 28}};
+  for (int64_t kernel : {3, 5, 7}) {
+    for (int64_t stride : {1, 2}) {
+      for (const Size size : sizes) {
+        for (DType dtype : kSpecializedTypes) {
+          for (Memory memory : kDense) {
+            const bool contiguous = memory == Memory::kContiguous;
+            for (int64_t channels : contiguous ? std::vector<int64_t>{1, 5}
+                                               : std::vector<int64_t>{3, 8, small ? 16 : 264}) {
+              ++number;
+              // Every other size and dtype of a small run has one number of channels.
+              if (small && number % 2 == 0) continue;
+              if (channels > 100 && size.h * size.w > 100) continue;
+              auto p =
+                  square(dtype, memory, 2, channels, size.h, size.w, kernel, stride, kernel / 2);
+              if (number % 3 == 0) {
+                p.pad_top = number % (kernel + 2), p.pad_left = number / 3 % (kernel + 2);
+                p.pad_bottom = number / 7 % kernel, p.pad_right = number / 11 % kernel;
+              }
+              vary(p, number);
+              run({p, memory, memory}, number);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Views, and outputs in another format than inputs.
+void run_views() {
+  using M = Memory;
+  unsigned number = 1;
+  const std::pair<M, M> pairs[] = {
+      {M::kSliced, M::kSliced},           {M::kSlicedChannels, M::kSlicedChannels},
+      {M::kPermuted, M::kContiguous},     {M::kOffset, M::kOffset},
+      {M::kContiguous, M::kChannelsLast}, {M::kChannelsLast, M::kContiguous},
+      {M::kExpanded, M::kContiguous},     {M::kSlicedChannels, M::kChannelsLast}};
+  for (const auto& [input, output] : pairs) {
+    for (int64_t kernel : {3, 7}) {
+      for (int64_t stride : {1, 2}) {
+        for (DType dtype : kAllTypes) {
+          auto p = square(dtype, input, 2, 8, 5 + number % 5, 8 + number % 9, kernel, stride,
+                          kernel / 2);
+          vary(p, ++number);
+          run({p, input, output}, number);
+        }
+      }
+    }
+  }
+}
+
+// What only the strided kernels take.
+void run_general() {
+  unsigned number = 1;
+  const std::pair<int64_t, int64_t> kernels[] = {{1, 1}, {1, 3}, {2, 2},   {3, 1},  {4, 5},
+                                                 {6, 6}, {3, 3}, {13, 13}, {31, 5}, {1, 11}};
+  for (const auto& [kernel_h, kernel_w] : kernels) {
+    for (int64_t stride : {1, 2, 3}) {
+      for (int64_t dilation : {1, 2}) {
+        for (Memory memory : kDense) {
+          ++number;
+          auto p = square(kAllTypes[number % 4], memory, 1 + number % 2, 1 + number % 6,
+                          9 + number % 8, 8 + number % 11, 3, stride, 0);
+          p.out_channels = p.in_channels * (1 + number % 3);
+          p.kernel_h = kernel_h, p.kernel_w = kernel_w;
+          if (number % 4 == 0) p.stride_w = 1 + number % 3;
+          p.dilation_h = dilation, p.dilation_w = 1 + number / 4 % 2;
+          p.pad_top = number % (kernel_h + 1), p.pad_bottom = number / 2 % (kernel_h + 1);
+          p.pad_left = number / 3 % (kernel_w + 1), p.pad_right = number / 5 % (kernel_w + 1);
+          vary(p, number);
+          run({p, memory, memory}, number);
+        }
+      }
+    }
+  }
+}
+
+void run_empty() {
+  for (DType dtype : kAllTypes) {
+    for (Memory memory : kDense) {
+      for (int64_t kernel : {3, 9}) {
+        auto p = square(dtype, memory, 0, 8, 8, 8, kernel, 1, kernel / 2);
+        vary(p, 1);
+        run({p, memory, memory}, 1);
+      }
+    }
+  }
+}
+
+// Layers of real networks, at a small batch.
+void run_layers() {
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    for (Memory memory : kDense) {
+      unsigned number = 0;
+      for (auto p : {square(dtype, memory, 1, 32, 56, 56, 3, 1, 1),
+                     square(dtype, memory, 1, 96, 56, 56, 3, 2, 1),
+                     square(dtype, memory, 2, 40, 28, 28, 5, 2, 2),
+                     square(dtype, memory, 1, 96, 28, 28, 7, 1, 3),
+                     square(dtype, memory, 3, 320, 7, 7, 5, 1, 2),
+                     square(dtype, memory, 1, 2, 9, 300, 5, 2, 2)}) {
+        vary(p, ++number);
+        run({p, memory, memory}, number);
+      }
+    }
+  }
+}
+
+// Every kernel family once or more, in seconds under a sanitizer.
+void run_smoke() {
+  run_edge(true);
+  for (const auto& [input, output] : {std::pair(Memory::kSliced, Memory::kSliced),
+                                      std::pair(Memory::kPermuted, Memory::kOffset)}) {
+    auto p = square(DType::kFloat32, input, 2, 3, 6, 9, 3, 1, 1);
+    vary(p, 3);
+    run({p, input, output}, 3);
+  }
+  auto p = square(DType::kFloat64, Memory::kContiguous, 1, 2, 9, 8, 4, 3, 2);
+  p.out_channels = 4, p.dilation_h = 2;
+  vary(p, 5);
+  run({p, Memory::kContiguous, Memory::kContiguous}, 5);
+}
+
+// One image of one channel, small enough to count its transactions by hand.
+void run_counted() {
+  auto p = square(DType::kFloat32, Memory::kContiguous, 1, 1, 4, 32, 3, 1, 1);
+  run({p, Memory::kContiguous, Memory::kContiguous}, 1);
+}
+
+bool run_cases(const std::string& name) {
+  const bool all = name == "all";
+  if (name == "counted") return run_counted(), true;
+  if (name == "smoke") return run_smoke(), true;
+  if (all || name == "edge") run_edge(false);
+  if (all || name == "views") run_views();
+  if (all || name == "general") run_general();
+  if (all || name == "empty") run_empty();
+  if (all || name == "layers") run_layers();
+  const char* lists[] = {"all", "edge", "views", "general", "empty", "layers"};
+  return std::find(std::begin(lists), std::end(lists), name) != std::end(lists);
+}

@@ -1,0 +1,93 @@
+"""depthwise_conv2d's CUDA kernels on the emulator without torch, and broken ones."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+NAME = "depthwise_conv2d"
+
+
+def checks(output):
+    match = re.search(r"(\d+) checks, 0 failures$", output.strip())
+    assert match, output
+    return int(match[1])
+
+
+@pytest.mark.parametrize("order", ("forward", "reverse", "random:3"))
+def test_all_edge_classes(build_runner, order):
+    passed, output = build_runner("plain", NAME)("--cases", "all", "--order", order)
+    assert passed, output
+    assert checks(output) > 3000
+
+
+@pytest.mark.parametrize("kind", ("asan", "tsan"))
+def test_every_kernel_under_a_sanitizer(build_runner, kind):
+    passed, output = build_runner(kind, NAME)("--cases", "smoke", "--order", "random:4")
+    assert passed, output
+    assert "Sanitizer" not in output
+    assert checks(output) > 300
+
+
+class Break(NamedTuple):
+    """A mistake in a kernel: what to replace in which file, and what is said of it."""
+
+    file: str
+    right: str
+    wrong: str
+    message: str
+
+
+BREAKS = {
+    "missing_barrier": Break(
+        "direct_kernel.cuh",
+        "tile_column * kStride - p.pad_left);\n  __syncthreads();",
+        "tile_column * kStride - p.pad_left);",
+        r"depthwise_conv2d_contiguous_kernel<\w+, \d, \d, .*: race in shared memory: this thread "
+        r"(reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) it at "
+        r"depthwise_conv2d_\w+\.cuh:\d+, no barrier between \[block \(\d+,0,0\) thread "
+        r"\(\d+,0,0\), depthwise_conv2d_\w+\.cuh:\d+\]",
+    ),
+    "tail_predicate": Break(
+        "direct_kernel.cuh",
+        "store_if<kChannels>(first_column + i < p.out_width",
+        "store_if<kChannels>(first_column + i <= p.out_width",
+        r"depthwise_conv2d_channels_last_kernel<\w+, \d, \d, .*: global write out of bounds: .* "
+        r"\[block \(\d+,0,0\) thread \(\d+,0,0\), depthwise_conv2d_direct_kernel\.cuh:\d+\]",
+    ),
+    "race_in_reduction": Break(
+        "wgrad_kernel.cuh",
+        "    __syncthreads();\n    if (slot != 0",
+        "    if (slot != 0",
+        r"depthwise_conv2d_channels_last_wgrad_kernel<\w+, \d, \d>: race in shared memory: this "
+        r"thread (reads|writes) byte \d+ of exchange, thread \(\d+,0,0\) (wrote|read) it at "
+        r"depthwise_conv2d_wgrad_kernel\.cuh:\d+, no barrier between \[block \(\d+,0,0\) thread",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def copied_sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("broken") / "csrc"
+    shutil.copytree(CSRC, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", list(BREAKS))
+def test_broken_kernels_are_caught(build_runner, copied_sources, name):
+    broken = BREAKS[name]
+    path = copied_sources / NAME / f"{NAME}_{broken.file}"
+    text = path.read_text()
+    assert text.count(broken.right) == 1
+    path.write_text(text.replace(broken.right, broken.wrong))
+    try:
+        passed, output = build_runner("plain", NAME, copied_sources)("--cases", "smoke")
+    finally:
+        path.write_text(text)
+    assert not passed
+    assert re.search(broken.message, output), output[:3000]

@@ -1,0 +1,306 @@
+"""Problem and tensors to grid, workspace and specialisation of the kernels.
+
+Tensors are 4-D, on one device, and checked: nothing here looks for mistakes, except for sizes that
+the kernels cannot count. On CUDA tensors everything runs on the current stream of their device, and
+nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.errors import TritonError
+
+from . import configs, kernel, weight_grad_kernel
+
+_MOST = 2**31 - 1
+_BLOCK = 512
+
+
+@contextlib.contextmanager
+def _launching(name: str, tensor: Tensor, config: NamedTuple) -> Iterator[None]:
+    """On the tensor's device; what Triton cannot compile or load becomes a RuntimeError."""
+    try:
+        with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
+            yield
+    except TritonError as error:
+        raise RuntimeError(
+            f"effkern.{name}: backend: wanted a Triton kernel with {config} for "
+            f"{tuple(tensor.shape)} {tensor.dtype} on {tensor.device}, got "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _unit(tensor: Tensor) -> str:
+    """The axis of stride 1, "c" or "w"; "" if it is another one."""
+    _, channels, _, width = tensor.shape
+    _, stride_c, _, stride_w = tensor.stride()
+    if stride_c == 1 and channels > 1 and (stride_w != 1 or width == 1):
+        return "c"
+    return "w" if stride_w == 1 or width == 1 else ""
+
+
+def _vector(channels: int, tensors: Sequence[Tensor]) -> int:
+    """Channels that divide every pixel's address and the number of channels: a vector, or 1."""
+    vector = 16 // tensors[0].element_size()
+    for tensor in tensors:
+        if _unit(tensor) == "c":
+            # The last stride only counts where there is more than one column, and so on.
+            for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+                if stride != 1 and size > 1:
+                    vector = math.gcd(vector, stride)
+    return math.gcd(vector, channels)
+
+
+def _strides(tensor: Tensor, vector: int) -> list[int]:
+    """In elements, or in vectors of a channels_last tensor."""
+    if _unit(tensor) != "c":
+        return list(tensor.stride())
+    return [stride // vector for stride in tensor.stride()]
+
+
+def _is_wide(*tensors: Tensor) -> bool:
+    """Whether an offset inside one image may exceed 32 bits (twice over, for the borders)."""
+    return any(
+        2 * sum(size * stride for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True))
+        > _MOST
+        for t in tensors
+    )
+
+
+def _grid(name: str, programs: int, *sizes: int) -> tuple[int]:
+    if max(programs, *sizes) > _MOST:
+        raise RuntimeError(
+            f"effkern.{name}: input: wanted sizes, and a number of tiles, of at most {_MOST} for "
+            f"the Triton kernels, got {max(programs, *sizes)}"
+        )
+    return (programs,)
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """The weights as (kernel_h, kernel_w, channels), in the dtype of the sums."""
+    channels, _, kernel_h, kernel_w = weight.shape
+    if kernel_h == kernel_w == 1 and weight.stride(0) == 1:
+        return weight
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    packed = torch.empty(weight.numel(), dtype=dtype, device=weight.device)
+    stride_c, _, stride_h, stride_w = weight.stride()
+    kernel.pack_weight_kernel[(triton.cdiv(weight.numel(), _BLOCK),)](
+        weight,
+        packed,
+        channels,
+        kernel_w,
+        weight.numel(),
+        stride_c,
+        stride_h,
+        stride_w,
+        BLOCK=_BLOCK,
+    )
+    return packed
+
+
+def stencil(
+    name: str,
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    grad: Tensor | None,
+    output: Tensor,
+    geometry: tuple[int, ...],
+    activation: int,
+    grad_input: bool,
+) -> None:
+    """Writes `output`: the forward result, or with `grad_input` the input gradient.
+
+    Args:
+        name: of the operator, for messages.
+        source: (N, C, H, W) input, or grad_output for the input gradient.
+        weight: (C * M, 1, kH, kW). bias: (C * M,) or None.
+        grad: None, or grad_output of the shape of `output`, which is then multiplied by the
+            derivative of the activation.
+        geometry: stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h,
+            dilation_w, in pixels.
+        activation: its number in the operators' schemas.
+
+    Raises:
+        RuntimeError: more than 2**31 - 1 tiles, rows or columns.
+    """
+    stride_h, stride_w, top, _, left, _, dilation_h, dilation_w = geometry
+    kernel_h, kernel_w = weight.shape[2:]
+    batch, channels, height, width = output.shape
+    multiplier = weight.shape[0] // (channels if grad_input else source.shape[1])
+    lattice = (stride_h, stride_w) if grad_input else (1, 1)
+    apart_h, apart_w = (s // math.gcd(s, d) for s, d in zip(lattice, geometry[6:], strict=True))
+    shift = dilation_h * apart_h // lattice[0]
+    inverse_h = pow(dilation_h * apart_h // lattice[0], -1, apart_h)
+    inverse_w = pow(dilation_w * apart_w // lattice[1], -1, apart_w)
+    rows, columns = triton.cdiv(height, lattice[0]), triton.cdiv(width, lattice[1])
+    unit = _unit(source)
+    config = configs.stencil(
+        unit,
+        source.element_size(),
+        rows,
+        columns,
+        channels,
+        triton.cdiv(kernel_h, apart_h),
+        shift,
+    )
+    images = [t for t in (source, output, grad) if t is not None]
+    vector = _vector(channels, images) if multiplier == 1 else 1
+    packed = unit == "c"
+    row_blocks = triton.cdiv(rows, config.rows)
+    column_blocks = triton.cdiv(columns, config.columns)
+    channel_blocks = triton.cdiv(channels, config.channels)
+    programs = batch * row_blocks * column_blocks * channel_blocks * lattice[0] * lattice[1]
+    grid = _grid(name, programs, *source.shape, *output.shape, top, left)
+    with _launching(name, source, config):
+        kernel.stencil_kernel[grid](
+            source,
+            _packed(weight) if packed else weight,
+            bias,
+            grad,
+            output,
+            *_strides(source, vector),
+            *_strides(output, vector),
+            *(_strides(grad, vector) if grad is not None else (0, 0, 0, 0)),
+            *(weight.stride(0), *weight.stride()[2:]),
+            bias.stride(0) if bias is not None else 0,
+            channels // vector,
+            *source.shape[2:],
+            height,
+            width,
+            kernel_w,
+            top,
+            left,
+            row_blocks,
+            column_blocks,
+            channel_blocks,
+            SOURCE_UNIT=unit,
+            OUTPUT_UNIT=_unit(output),
+            GRAD_UNIT=_unit(grad) if grad is not None else "",
+            VECTOR=vector,
+            PACKED=packed,
+            WIDE=_is_wide(*images, weight),
+            GRAD_INPUT=grad_input,
+            MULTIPLIER=multiplier,
+            KERNEL_H=kernel_h,
+            STRIDE_H=stride_h,
+            STRIDE_W=stride_w,
+            DILATION_H=dilation_h,
+            DILATION_W=dilation_w,
+            TAPS_APART_H=apart_h,
+            TAPS_APART_W=apart_w,
+            INVERSE_H=inverse_h,
+            INVERSE_W=inverse_w,
+            ACTIVATION=activation,
+            ROWS=config.rows,
+            COLUMNS=config.columns,
+            CHANNELS=config.channels,
+            TAPS=config.taps,
+            num_warps=config.warps,
+        )
+
+
+def weight_grad(
+    name: str,
+    input: Tensor,
+    grad: Tensor,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
+    kernel_size: tuple[int, int],
+    geometry: tuple[int, ...],
+) -> None:
+    """Writes grad_weight (C * M, 1, kH, kW) and grad_bias (C * M,), contiguous, where not None.
+
+    Args:
+        name, geometry: as for `stencil`.
+        input: (N, C, H, W). grad: (N, C * M, H', W'), of the output before its activation.
+
+    Raises:
+        RuntimeError: more than 2**31 - 1 tiles, rows or columns.
+    """
+    stride_h, stride_w, top, _, left, _, dilation_h, dilation_w = geometry
+    kernel_h, kernel_w = kernel_size
+    batch, channels, out_height, out_width = grad.shape
+    multiplier = channels // input.shape[1]
+    unit = _unit(input)
+    config = configs.weight_grad(
+        unit,
+        input.element_size(),
+        batch,
+        out_height,
+        out_width,
+        channels,
+        kernel_size,
+        dilation_h,
+    )
+    vector = _vector(channels, (input, grad)) if multiplier == 1 else 1
+    row_blocks = triton.cdiv(out_height, config.rows)
+    column_blocks = triton.cdiv(out_width, config.columns)
+    channel_blocks = triton.cdiv(channels, config.channels)
+    tap_columns = triton.cdiv(kernel_w, config.taps_w)
+    tap_blocks = tap_columns * triton.cdiv(kernel_h, config.taps_h)
+    tiles = batch * row_blocks * column_blocks
+    programs = config.splits * channel_blocks * tap_blocks
+    grid = _grid(name, programs, tiles, *input.shape, *grad.shape, top, left)
+    taps = kernel_h * kernel_w
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    shape = (config.splits, taps + 1, channels)
+    count = (taps if grad_bias is None else taps + 1) * channels
+    with _launching(name, input, config):
+        partial = torch.empty(shape, dtype=dtype, device=input.device)
+        weight_grad_kernel.weight_grad_kernel[grid](
+            input,
+            grad,
+            partial,
+            *_strides(input, vector),
+            *_strides(grad, vector),
+            channels // vector,
+            *input.shape[2:],
+            out_height,
+            out_width,
+            kernel_h,
+            kernel_w,
+            top,
+            left,
+            row_blocks,
+            column_blocks,
+            channel_blocks,
+            tap_columns,
+            tap_blocks,
+            tiles,
+            triton.cdiv(tiles, config.splits),
+            INPUT_UNIT=unit,
+            GRAD_UNIT=_unit(grad),
+            VECTOR=vector,
+            WIDE=_is_wide(input, grad),
+            BIAS=grad_bias is not None,
+            RAGGED=out_height % config.rows != 0,
+            MULTIPLIER=multiplier,
+            STRIDE_H=stride_h,
+            STRIDE_W=stride_w,
+            DILATION_H=dilation_h,
+            DILATION_W=dilation_w,
+            ROWS=config.rows,
+            COLUMNS=config.columns,
+            CHANNELS=config.channels,
+            TAPS_H=config.taps_h,
+            TAPS_W=config.taps_w,
+            num_warps=config.warps,
+        )
+        weight_grad_kernel.weight_grad_reduce_kernel[(triton.cdiv(count, _BLOCK),)](
+            partial,
+            grad_weight,
+            grad_bias,
+            channels,
+            taps,
+            count,
+            config.splits,
+            BLOCK=_BLOCK,
+        )
