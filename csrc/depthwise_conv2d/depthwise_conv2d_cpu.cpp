@@ -185,7 +185,11 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
   pairs.push_back(static_cast<int64_t>(offsets.size()));
   task.tap_offset = offsets.data();
   task.pair_begin = pairs.data();
+  task.gradient = gradient;
   task.taps_per_row = p.kernel_w;
+  task.stride = p.stride_w;
+  task.pad_top = p.pad_top;
+  task.pad_left = p.pad_left;
 
   const CpuKernels& kernels = cpu_kernels(isa);
   return run_units(plan, parallel, [&](int64_t begin, int64_t end, void* scratch) {

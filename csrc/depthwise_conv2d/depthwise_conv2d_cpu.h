@@ -58,8 +58,10 @@ struct StencilTask {
   int64_t plane;
   const int64_t* tap_offset;
   const int64_t* pair_begin;
-  // Of a square kernel.
-  int64_t taps_per_row;
+  // Of the direct kernels, whose kernels are square; the stride and the padding are those of the
+  // forward pass.
+  bool gradient;
+  int64_t taps_per_row, stride, pad_top, pad_left;
 };
 
 struct WeightGradTask {

@@ -167,6 +167,26 @@ struct DirectTiles {
 template <class T, int K, int S>
 constexpr DirectTiles<T, K, S> kDirectTiles{};
 
+// Calls body(image, block, channel, channels) for the units [begin, end). Units are blocks of rows
+// x groups of channels; the groups of a block that one call covers are one long run of channels.
+template <class Body>
+void for_each_channel_run(const StencilTask& task, int64_t blocks, int64_t begin, int64_t end,
+                          const Body& body) {
+  const int64_t images = blocks * task.batch, groups = task.plan.grid / images;
+  for (int64_t unit = begin; unit < end;) {
+    const bool inner = task.plan.channels_innermost;
+    const int64_t item = inner ? unit / groups : unit % images;
+    const int64_t group = inner ? unit % groups : unit / images;
+    const int64_t count = inner ? min64(groups - group, end - unit) : 1;
+    const int64_t first = group * task.plan.block_channels;
+    // Channels that do not fill a vector go with the last group.
+    const int64_t last =
+        group + count == groups ? task.channels : first + count * task.plan.block_channels;
+    body(item / blocks, item % blocks, first, last - first);
+    unit += count;
+  }
+}
+
 template <class T, int K, int S>
 class DirectChannels {
   using A = Acc<T>;
@@ -185,25 +205,15 @@ class DirectChannels {
     args_.out_col = t_.output_strides.w;
   }
 
-  // Units: blocks of rows x groups of channels; the groups of a block that one call covers are
-  // one long run of channels.
   void run(int64_t begin, int64_t end) {
-    const int64_t blocks = ceil_div(t_.rows.out_size, t_.plan.block_rows);
-    const int64_t images = blocks * t_.batch, groups = t_.plan.grid / images;
-    for (int64_t unit = begin; unit < end;) {
-      const bool inner = t_.plan.channels_innermost;
-      const int64_t item = inner ? unit / groups : unit % images;
-      const int64_t group = inner ? unit % groups : unit / images;
-      const int64_t count = inner ? min64(groups - group, end - unit) : 1;
-      const int64_t channel = group * t_.plan.block_channels;
-      const int64_t last =
-          group + count == groups ? t_.channels : channel + count * t_.plan.block_channels;
-      pack(channel, last);
-      args_.channels = last - channel;
-      args_.weights = weights_ + channel * (K * K + 1);
-      run_block(item / blocks, channel, item % blocks * t_.plan.block_rows);
-      unit += count;
-    }
+    const int64_t rows = t_.plan.block_rows, blocks = ceil_div(t_.rows.out_size, rows);
+    for_each_channel_run(t_, blocks, begin, end,
+                         [&](int64_t n, int64_t block, int64_t channel, int64_t count) {
+                           pack(channel, channel + count);
+                           args_.channels = count;
+                           args_.weights = weights_ + channel * (K * K + 1);
+                           run_block(n, channel, block * rows);
+                         });
   }
 
  private:
@@ -259,21 +269,6 @@ class DirectChannels {
   int64_t packed_begin_ = 0, packed_end_ = 0;
   DirectArgs<T> args_;
 };
-
-template <class T>
-void run_direct_channels(const StencilTask& task, int64_t begin, int64_t end, void* scratch) {
-  const bool one = task.cols.step == 1;
-  switch (task.taps_per_row) {
-    case 3:
-      return one ? DirectChannels<T, 3, 1>(task, scratch).run(begin, end)
-                 : DirectChannels<T, 3, 2>(task, scratch).run(begin, end);
-    case 5:
-      return one ? DirectChannels<T, 5, 1>(task, scratch).run(begin, end)
-                 : DirectChannels<T, 5, 2>(task, scratch).run(begin, end);
-    case 7:
-      return DirectChannels<T, 7, 1>(task, scratch).run(begin, end);
-  }
-}
 
 }  // namespace EFFKERN_ISA
 }  // namespace effkern

@@ -12,6 +12,7 @@
 #if EFFKERN_VECTOR > 16
 #include "depthwise_conv2d/depthwise_conv2d_cpu_direct_channels.h"
 // After the channels.
+#include "depthwise_conv2d/depthwise_conv2d_cpu_direct_gradient.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_direct_rows.h"
 #endif
 // After the tiles.

@@ -88,19 +88,13 @@ Gradients run_backward(const char* op, const Tensor& grad_output, const Tensor& 
   const bool on_cpu = p.device == DeviceType::kCpu;
   const CpuIsa isa = on_cpu ? cpu_isa() : CpuIsa::kBaseline;
   DepthwiseConv2dPlan plan = plan_depthwise_conv2d(p, wanted, isa);
-  const bool torch_input = plan.kernel == Kernel::kTorch;
-  if (torch_input && (wanted == Backend::kTorch || !on_cpu)) {
+  if (plan.kernel == Kernel::kTorch) {
     return torch_backward(grad_output, input, weight, geometry, p, needs);
   }
   // What is not needed is an empty tensor: the stable ABI returns no undefined ones.
-  Tensor grad_input =
-      needs[0] && !torch_input
-          ? empty(x, {p.batch, p.in_channels, p.height, p.width}, x.is_channels_last())
-          : empty(x, 0);
-  if (needs[0] && torch_input) {
-    grad_input =
-        std::get<0>(torch_backward(grad_output, input, weight, geometry, p, {true, false, false}));
-  }
+  const Tensor grad_input =
+      needs[0] ? empty(x, {p.batch, p.in_channels, p.height, p.width}, x.is_channels_last())
+               : empty(x, 0);
   const Tensor grad_weight =
       needs[1] ? empty(w, {p.out_channels, 1, p.kernel_h, p.kernel_w}, false) : empty(w, 0);
   const Tensor grad_bias = empty(w, needs[2] ? p.out_channels : 0);
@@ -110,7 +104,7 @@ Gradients run_backward(const char* op, const Tensor& grad_output, const Tensor& 
     if (needs[2]) EFFKERN_SHIM(aoti_torch_zero_(db.handle));
     return {grad_input, grad_weight, grad_bias};
   }
-  if (needs[0] && !torch_input) {
+  if (needs[0]) {
     const StencilTensors tensors{
         g.data(), g.strides4(), w.data(), w.strides4(),      nullptr,
         0,        nullptr,      {},       dx.mutable_data(), dx.strides4()};

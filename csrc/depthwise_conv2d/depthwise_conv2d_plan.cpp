@@ -147,24 +147,28 @@ bool fits_direct_kernels(const DepthwiseConv2dProblem& p, CpuIsa isa) {
   // The baseline has them not: it would double the time to compile it.
   if (isa == CpuIsa::kBaseline) return false;
   const bool square = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w;
-  const bool stride2 = p.stride_h == 2 && p.pass == Pass::kForward && p.kernel_h <= 5;
-  const bool known = p.kernel_h == 3 || p.kernel_h == 5 || p.kernel_h == 7;
-  return p.pass != Pass::kGradWeight && square && known && (p.stride_h == 1 || stride2) &&
-         p.dilation_h == 1 && p.dilation_w == 1;
+  const bool known = p.kernel_h == 3 || p.kernel_h == 5 || (p.kernel_h == 7 && p.stride_h == 1);
+  return p.pass != Pass::kGradWeight && square && known && p.stride_h <= 2 && p.dilation_h == 1 &&
+         p.dilation_w == 1;
+}
+
+bool is_strided_gradient(const DepthwiseConv2dProblem& p) {
+  return p.pass == Pass::kGradInput && p.stride_h > 1;
 }
 
 bool fits_direct_channels(const DepthwiseConv2dProblem& p, CpuIsa isa, int lanes) {
   const int64_t out_width = p.pass == Pass::kGradInput ? p.width : p.out_width();
   return fits_direct_kernels(p, isa) && p.layout == Layout::kChannelsLast &&
          p.dtype != DType::kFloat64 && p.multiplier() == 1 && p.in_channels >= lanes &&
-         out_width >= kDirectCols;
+         (out_width >= kDirectCols || is_strided_gradient(p));
 }
 
 bool fits_direct_rows(const DepthwiseConv2dProblem& p, CpuIsa isa) {
   // Distances are compared as 32-bit integers.
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max() / 4;
-  return fits_direct_kernels(p, isa) && p.layout == Layout::kContiguous &&
-         p.dtype == DType::kFloat32 && (p.pass == Pass::kForward || p.multiplier() == 1) &&
+  return fits_direct_kernels(p, isa) && !is_strided_gradient(p) &&
+         p.layout == Layout::kContiguous && p.dtype == DType::kFloat32 &&
+         (p.pass == Pass::kForward || p.multiplier() == 1) &&
          std::max({p.width, p.out_width(), p.pad_left, p.pad_right}) < kMax;
 }
 
@@ -181,7 +185,9 @@ void plan_direct_rows(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan
 }
 
 void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan) {
-  const int64_t rows = p.pass == Pass::kGradInput ? p.height : p.out_height();
+  int64_t rows = p.pass == Pass::kGradInput ? p.height : p.out_height();
+  // Pairs of rows begin above the image where the padding is odd.
+  if (is_strided_gradient(p)) rows += p.pad_top % 2;
   const int64_t lanes = plan->lanes, vectors = p.in_channels / lanes;
   plan->tile_rows = 2;
   plan->tile_cols = kDirectCols;
@@ -198,34 +204,15 @@ void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* 
   plan->scratch_per_thread = (vectors + 1) * (p.taps() + 1) * lanes * 4;
 }
 
-// Where benchmarks/results/cpu-amd-epyc-2c shows torch ahead in the same layout, the reason; else
-// null.
-const char* faster_in_torch(const DepthwiseConv2dProblem& p, bool channels, int64_t bytes) {
-  if (p.dtype != DType::kFloat32 || p.pass != Pass::kGradInput || p.multiplier() != 1) {
-    return nullptr;
-  }
-  if (channels && p.stride_w > 1 && bytes > 2 * kLargeBytes) {
-    return "torch's strided input gradient of a large channels_last image took 0.64x the time "
-           "(96@112, 3x3, stride 2)";
-  }
-  if (channels && p.stride_w > 1 && p.in_channels > 512 && bytes > kLargeBytes / 2) {
-    return "torch's strided input gradient of a large channels_last image took 0.82x the time "
-           "(960@19, 3x3, stride 2)";
-  }
-  return nullptr;
-}
-
-DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan, CpuIsa isa,
-                             bool may_use_torch) {
+// On no layer of benchmarks/results/cpu-amd-epyc-2c is torch ahead in the same layout, so nothing
+// is left to it.
+DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan,
+                             CpuIsa isa) {
   const int64_t accumulator = p.dtype == DType::kFloat64 ? 8 : 4;
   plan.lanes = static_cast<int>(vector_bytes(isa) / accumulator);
   const int64_t wide = p.pass == Pass::kGradInput ? p.in_channels : p.out_channels;
   // With less than half of the lanes filled, pixels fill them better.
   const bool channels = p.layout == Layout::kChannelsLast && 2 * wide >= plan.lanes;
-  if (const char* reason = faster_in_torch(p, channels, plan.bytes); reason && may_use_torch) {
-    plan.reason = reason;
-    return plan;
-  }
   plan.backend = Backend::kCpu;
   if (fits_direct_channels(p, isa, plan.lanes)) {
     plan.kernel = Kernel::kCpuDirectChannels;
@@ -329,7 +316,7 @@ DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem,
     return plan;
   }
   if (problem.device == DeviceType::kCpu) {
-    return plan_cpu(problem, plan, isa, backend == Backend::kAuto);
+    return plan_cpu(problem, plan, isa);
   }
   if (backend == Backend::kAuto) {
     plan.reason = "no committed measurement shows effkern's CUDA kernels ahead of torch's";

@@ -1,13 +1,14 @@
-"""Triton's interpreter three to four times as fast, and working with numpy 2.4.
+"""Triton's interpreter several times as fast, and working with numpy 2.4.
 
 An operation takes 200 microseconds, whatever the size of its tiles: shapes and types are made anew
 for each, and all of triton.language is wrapped once more for each call of a device function. Here
-they are made once.
+they are made once, and the commonest operations on operands of one type go straight to numpy.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import types
 from typing import Any
 
@@ -76,3 +77,53 @@ def install() -> None:
     everything = types.SimpleNamespace(__globals__={"tl": tl, "core": tl.core})
     interpreter._patch_lang(everything)
     interpreter._patch_lang = lambda function: interpreter._LangPatchScope()
+    _shorten_operators(tl, interpreter)
+
+
+def _shorten_operators(tl: Any, interpreter: Any) -> None:
+    """Arithmetic and comparison of numbers with 32 or 64 bits of one type, without promotions."""
+    integers = {"int32", "int64"}
+    numbers = {"fp32", "fp64"} | integers
+    handle = interpreter.TensorHandle
+
+    def shortened(name, function, of, result=None):
+        general = getattr(tl.tensor, name)
+
+        def method(self, other):
+            kind = self.dtype
+            if kind.name not in of or interpreter.interpreter_builder.options.sanitize_overflow:
+                return general(self, other)
+            block = self.type
+            if isinstance(other, tl.tensor):
+                if other.dtype != kind:
+                    return general(self, other)
+                value = other.handle.data
+                if other.type.is_block():
+                    if not block.is_block():
+                        block = other.type
+                    elif len(block.shape) != len(other.type.shape):
+                        return general(self, other)
+                    elif block.shape is not other.type.shape:
+                        block = None
+            elif type(other) is int or (type(other) is float and kind.name not in integers):
+                value = other
+            else:
+                return general(self, other)
+            data = function(self.handle.data, value)
+            kind = result or kind
+            if block is None:
+                block = tl.block_type(kind, list(data.shape))
+            elif result is not None:
+                block = tl.block_type(kind, block.shape) if block.is_block() else kind
+            return tl.tensor(handle(data, kind), block)
+
+        setattr(tl.tensor, name, method)
+
+    for name in ("add", "sub", "mul"):
+        function = getattr(operator, name)
+        shortened(f"__{name}__", function, numbers)
+        shortened(f"__r{name}__", lambda a, b, function=function: function(b, a), numbers)
+    for name in ("lt", "le", "gt", "ge"):
+        shortened(f"__{name}__", getattr(operator, name), numbers, tl.int1)
+    for name in ("and", "or"):
+        shortened(f"__{name}__", getattr(operator, f"{name}_"), {"int1"})

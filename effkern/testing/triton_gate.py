@@ -6,26 +6,23 @@ Uses the disassemblers that triton brings; no GPU and no CUDA toolkit.
 from __future__ import annotations
 
 import re
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from .sass import (
+    OPCODE,
+    access_width,
+    multiply_adds,
+    occupancy,
+    resident_blocks,
+    run_tool,
+)
 from .triton_stub import SHARED_MEMORY, Launch
 
 # A kernel that is longer has been unrolled out of the instruction cache (128 KiB on sm_90).
 MOST_INSTRUCTIONS = 8000
-# (warps, bytes of shared memory) of a multiprocessor, from the CUDA programming guide.
-_MULTIPROCESSOR = {
-    80: (64, 164 << 10),
-    90: (64, 228 << 10),
-    100: (64, 228 << 10),
-    120: (48, 100 << 10),
-}
-_REGISTERS = 65536
-_INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
 _MATRIX = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 
 
@@ -56,42 +53,6 @@ class Plan(NamedTuple):
     matrix: bool = False
 
 
-def _tool(name: str, *arguments: str) -> str:
-    import triton
-
-    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    command = [str(folder / name), *arguments]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode:
-        raise RuntimeError(f"triton_gate: {name} failed: {finished.stderr.strip()[:300]}")
-    return finished.stdout
-
-
-def _width(opcode: str) -> int:
-    for part in opcode.split(".")[1:]:
-        if part in ("128", "64"):
-            return int(part) // 8
-        if part in ("U16", "S16"):
-            return 2
-        if part in ("U8", "S8"):
-            return 1
-    return 4
-
-
-def _occupancy(capability: int, registers: int, warps: int, shared_memory: int) -> float:
-    """Resident warps over the most there can be, by registers, shared memory and warps."""
-    most_warps, most_shared = _MULTIPROCESSOR[capability]
-    per_warp = -(-registers * 32 // 256) * 256
-    blocks = min(_REGISTERS // (per_warp * warps), most_warps // warps)
-    if shared_memory:
-        blocks = min(blocks, most_shared // (shared_memory + 1024))
-    return round(blocks * warps / most_warps, 3)
-
-
-def _multiply_adds(names: Counter[str]) -> int:
-    return names["FFMA"] + 2 * names["FFMA2"] + names["FHFMA"] + names["DFMA"]
-
-
 def _loops(sass: str) -> Iterator[Counter[str]]:
     """The instructions between the target of each backward branch and the branch."""
     labels: dict[str, int] = {}
@@ -101,7 +62,7 @@ def _loops(sass: str) -> Iterator[Counter[str]]:
         if label:
             labels[label[1]] = len(names)
             continue
-        opcode = _INSTRUCTION.search(line)
+        opcode = OPCODE.search(line)
         if opcode is None:
             continue
         names.append(opcode[1].split(".")[0])
@@ -121,34 +82,35 @@ def facts(binary: Any) -> Facts:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
-        usage = _tool("cuobjdump", "-res-usage", file.name)
-        sass = _tool("nvdisasm", "-c", "-ndf", file.name)
+        usage = run_tool("cuobjdump", "-res-usage", file.name)
+        sass = run_tool("nvdisasm", "-c", "-ndf", file.name)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
-    opcodes = _INSTRUCTION.findall(sass)
+    opcodes = OPCODE.findall(sass)
     if found is None or not opcodes:
         raise RuntimeError(f"triton_gate: nothing to read in {metadata.name}")
     registers, stack, local = map(int, found.groups())
     names = Counter(opcode.split(".")[0] for opcode in opcodes)
-    loop = max(_loops(sass), key=_multiply_adds, default=Counter())
+    loop = max(_loops(sass), key=multiply_adds, default=Counter())
     widths: dict[str, Counter[int]] = {"LDG": Counter(), "STG": Counter()}
     for opcode in opcodes:
         name = opcode.split(".")[0].replace("LDGSTS", "LDG")
         if name in widths:
-            widths[name][_width(opcode)] += 1
-    capability = metadata.target.arch
+            widths[name][access_width(opcode)] += 1
+    capability, warps = metadata.target.arch, metadata.num_warps
+    blocks = resident_blocks(capability, registers, warps, metadata.shared)
     return Facts(
         registers=registers,
         shared_memory=metadata.shared,
         local_memory=stack + local,
         spill_instructions=names["LDL"] + names["STL"],
         instructions=len(opcodes),
-        occupancy=_occupancy(capability, registers, metadata.num_warps, metadata.shared),
+        occupancy=occupancy(capability, blocks, warps),
         load_widths=dict(sorted(widths["LDG"].items())),
         store_widths=dict(sorted(widths["STG"].items())),
         barriers=names["BAR"],
-        fused_multiply_adds=_multiply_adds(names),
+        fused_multiply_adds=multiply_adds(names),
         loop_instructions=sum(loop.values()),
-        loop_fused_multiply_adds=_multiply_adds(loop),
+        loop_fused_multiply_adds=multiply_adds(loop),
         matrix_instructions={name: names[name] for name in _MATRIX.values() if names[name]},
     )
 

@@ -26,7 +26,7 @@ class Launch:
     Attributes:
         kernel: its name. grid: programs along x, y, z. capability: 90 for sm_90.
         values: the constant arguments by name (None for a tensor that is not there).
-        options: num_warps and num_stages.
+        options: num_warps, num_stages and, if there is a limit, maxnreg.
     """
 
     kernel: str
@@ -108,7 +108,11 @@ class _Recorder:
                 (x, y, z),
                 self._capability,
                 {names[path[0]]: value for path, value in source.constants.items()},
-                {name: getattr(self._options, name) for name in ("num_warps", "num_stages")},
+                {
+                    name: getattr(self._options, name)
+                    for name in ("num_warps", "num_stages", "maxnreg")
+                    if getattr(self._options, name) is not None
+                },
                 source,
                 self._options,
             )

@@ -188,29 +188,19 @@ def test_fakes_agree_with_kernels(backend, name, layout, weight_layout):
     torch.library.opcheck(operator_of(backend, name), args, test_utils=("test_faketensor",))
 
 
-@pytest.mark.parametrize(
-    "channels, size, kernel, stride, memory_format",
-    [
-        (96, 112, 3, 2, torch.channels_last),
-        (16, 7, 13, 1, torch.contiguous_format),
-    ],
-)
-def test_auto_takes_torch_where_it_is_faster(channels, size, kernel, stride, memory_format):
-    """Only for the gradient that torch computes faster, and with the same results."""
-    input = torch.randn(1, channels, size, size).to(memory_format=memory_format)
-    weight = torch.randn(channels, 1, kernel, kernel)
-    pad = kernel // 2
-    geometry = (stride, stride, pad, pad, pad, pad, 1, 1)
-    output = torch.conv2d(input, weight, None, stride, pad, 1, channels)
-    grads = {
-        name: torch.ops.effkern.depthwise_conv2d_backward(
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_auto_takes_its_own_kernels_on_cpu(memory_format):
+    """No measured layer is faster in torch: bitwise what backend "cpu" gives."""
+    input = torch.randn(1, 96, 28, 28).to(memory_format=memory_format)
+    weight = torch.randn(96, 1, 3, 3)
+    geometry = (2, 2, 1, 1, 1, 1, 1, 1)
+    output = torch.conv2d(input, weight, None, 2, 1, 1, 96)
+    auto, cpu = (
+        torch.ops.effkern.depthwise_conv2d_backward(
             torch.ones_like(output), input, weight, *geometry, True, True, True, BACKENDS[name]
         )
-        for name in ("auto", "cpu", "torch")
-    }
-    for auto, cpu, from_torch in zip(grads["auto"], grads["cpu"], grads["torch"], strict=True):
-        torch.testing.assert_close(auto, cpu, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(auto, from_torch, rtol=1e-4, atol=1e-2)
-    assert grads["auto"][0].stride() == input.stride()
-    assert torch.equal(grads["auto"][1], grads["cpu"][1])
-    assert torch.equal(grads["auto"][0], grads["torch"][0])
+        for name in ("auto", "cpu")
+    )
+    for mine, forced in zip(auto, cpu, strict=True):
+        assert torch.equal(mine, forced)
+    assert auto[0].stride() == input.stride()

@@ -14,16 +14,19 @@ from typing import NamedTuple
 # multiprocessor of the largest devices.
 _PROGRAMS = 512
 _WORKSPACE_LIMIT = 16 << 20
+# Of a multiprocessor.
+_REGISTERS = 65536
 
 
 class StencilConfig(NamedTuple):
-    """Tile of stencil_kernel."""
+    """Tile of stencil_kernel, and the most registers of a thread."""
 
     rows: int
     columns: int
     channels: int
     taps: int
     warps: int
+    registers: int
 
 
 class WeightGradConfig(NamedTuple):
@@ -80,8 +83,7 @@ def stencil(
     if abs(shift) != 1:
         rows = 1
     elif unit == "c" and taps == 7 and height % 7 == 0:
-        # 13 loads for 49 products of a 7-tap column, against 10 for 28. Maps of 7, 14, 28, 56. In
-        # float16, contiguous, ptxas would spill.
+        # 13 loads for 49 products of a 7-tap column, against 10 for 28. Maps of 7, 14, 28, 56.
         rows = 7
     else:
         rows = _power_of_two(height, 4)
@@ -89,7 +91,10 @@ def stencil(
     # some contiguous kernels, with 4 others.
     if taps > 7:
         taps = 8 if unit == "c" else 6
-    return StencilConfig(rows, columns, block, taps, warps)
+    # Without a limit of its own ptxas now and then spills a few registers for one more block.
+    registers = 128 if unit != "c" else 168 if taps < 7 else 255
+    registers = min(registers, _REGISTERS // (32 * warps))
+    return StencilConfig(rows, columns, block, taps, warps, registers)
 
 
 def weight_grad(

@@ -204,6 +204,7 @@ def stencil(
             CHANNELS=config.channels,
             TAPS=config.taps,
             num_warps=config.warps,
+            maxnreg=config.registers,
         )
 
 

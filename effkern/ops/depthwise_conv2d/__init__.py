@@ -188,7 +188,7 @@ def _torch(input, weight, bias, params, backend):
             + ("" if bias is None else f", bias {bias.dtype} on {bias.device}")
         )
         raise RuntimeError(
-            f"{_NAME}: backend: wanted {name!r}, which cannot run this call: {reason}"
+            f"{_NAME}: backend: wanted one that can run this call, got {name!r}: {reason}"
         )
     if backend == _AUTO and not _library.available():
         _warn_of_missing_library()

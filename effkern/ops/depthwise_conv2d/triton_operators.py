@@ -169,7 +169,7 @@ def _check_backend(name: str, input: Tensor, backend: int) -> None:
     reason = registry.unavailable_reason(own)
     if reason is not None:
         raise RuntimeError(
-            f"effkern.{name}: backend: wanted {own!r}, which cannot run this call: {reason}"
+            f"effkern.{name}: backend: wanted one that can run this call, got {own!r}: {reason}"
         )
     if not input.is_cuda:
         # Without it, the interpreter computes other numbers than a GPU.

@@ -1,0 +1,272 @@
+"""What the CUDA kernels of a built library look like in machine code, and what they must not be.
+
+Uses cuobjdump and c++filt; no GPU, nothing is compiled.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from .sass import (
+    OPCODE,
+    RESERVED_SHARED_MEMORY,
+    access_width,
+    multiply_adds,
+    occupancy,
+    resident_blocks,
+    run_tool,
+)
+
+# The longest kernel has 2331 (channels_last 7x7 in bfloat16 on sm_90), of 16 bytes each. A third
+# more is a kernel that has been unrolled by mistake.
+MOST_INSTRUCTIONS = 3000
+# Bytes per block without cudaFuncAttributeMaxDynamicSharedMemorySize, on every device: no launcher
+# sets it.
+MOST_SHARED_MEMORY = 48 << 10
+# kMaxStagedBytes of depthwise_conv2d_tiling.cuh.
+_STAGED_BYTES = 32 << 10
+
+_USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+_THREADS = re.compile(r"EIATTR_MAX_THREADS\s+Format:\s*\S+\s+Value:\s*(0x\w+) (0x\w+) (0x\w+)")
+_COMPILER = re.compile(rb"Cuda compilation tools, release [\d.]+, V([\d.]+)")
+_NAMES = {"__nv_bfloat16": "bfloat16", "__half": "float16", "float": "float32", "double": "float64"}
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+
+
+class Usage(NamedTuple):
+    """Registers per thread; bytes per thread (stack, local) and per block (shared)."""
+
+    registers: int
+    stack: int
+    shared: int
+    local: int
+
+
+class Facts(NamedTuple):
+    """Of one kernel on one architecture. Widths are bytes per thread and access to global memory,
+    with how many instructions have them; shared memory is the static part, in bytes; threads are
+    those of a block; blocks are resident ones, whatever a launch asks for dynamically."""
+
+    registers: int
+    local_memory: int
+    spill_instructions: int
+    shared_memory: int
+    threads: int
+    blocks: int
+    occupancy: float
+    instructions: int
+    fused_multiply_adds: int
+    load_widths: dict[int, int]
+    store_widths: dict[int, int]
+
+
+class Access(NamedTuple):
+    """At least `least` accesses of `width` bytes; all others are as wide as one of `others`."""
+
+    width: int
+    least: int
+    others: tuple[int, ...] = ()
+
+
+class Plan(NamedTuple):
+    """What a kernel was written for; None: nothing is planned. Dynamic shared memory in bytes."""
+
+    load: Access | None = None
+    store: Access | None = None
+    dynamic_shared_memory: int = 0
+
+
+def nvcc_version(library: Path) -> str:
+    """The compiler's version, as its machine code tells it: 13.0.88; several, if mixed."""
+    found = {match.decode() for match in _COMPILER.findall(library.read_bytes())}
+    return " and ".join(sorted(found)) or "unknown"
+
+
+def capabilities(library: Path) -> tuple[int, ...]:
+    """Those that the library has machine code for: 90 for sm_90. None without CUDA code."""
+    try:
+        listing = run_tool("cuobjdump", "--list-elf", str(library))
+    except RuntimeError:
+        # Its answer to a file without device code; to one that cannot be read, as well.
+        library.stat()
+        return ()
+    return tuple(sorted({int(number) for number in re.findall(r"\.sm_(\d+)\w*\.cubin", listing)}))
+
+
+def parse_usage(text: str) -> dict[str, Usage]:
+    """By mangled name, from `cuobjdump -res-usage`."""
+    return {name: Usage(*map(int, numbers)) for name, *numbers in _USAGE.findall(text)}
+
+
+def parse_threads(text: str) -> dict[str, int]:
+    """The threads of a block, where __launch_bounds__ tells, from `cuobjdump -elf`."""
+    threads = {}
+    for section in re.split(r"^\.nv\.info\.", text, flags=re.MULTILINE)[1:]:
+        # Another section's text may follow.
+        section = re.split(r"^\.", section, maxsplit=1, flags=re.MULTILINE)[0]
+        if match := _THREADS.search(section):
+            x, y, z = (int(value, 16) for value in match.groups())
+            threads[section.split(None, 1)[0]] = x * y * z
+    return threads
+
+
+def parse_sass(text: str) -> dict[str, Counter[str]]:
+    """How often each opcode with its modifiers occurs, from `cuobjdump -sass`."""
+    kernels = {}
+    for section in text.split("Function : ")[1:]:
+        name, code = section.split("\n", 1)
+        kernels[name.strip()] = Counter(OPCODE.findall(code))
+    return kernels
+
+
+def shorten(names: list[str]) -> dict[str, str]:
+    """Mangled names to kernel<type, constants, policy>: torch's dtypes, no namespace."""
+    finished = subprocess.run(
+        ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
+    )
+    short = {}
+    for name, text in zip(names, finished.stdout.splitlines(), strict=True):
+        text = text.split("(")[0].removeprefix("void ").replace("effkern::", "")
+        # A policy has the kernel's own type.
+        text = re.sub(r", (\w+)<\w+>", r", \1", text.replace(" >", ">"))
+        short[name] = re.sub(r"\w+", lambda word: _NAMES.get(word[0], word[0]), text)
+    return short
+
+
+def facts(usage: Usage, threads: int, opcodes: Counter[str], capability: int) -> Facts:
+    """Of one kernel, from what was parsed; `threads` is 0 where it is not known."""
+    names: Counter[str] = Counter()
+    widths: dict[str, Counter[int]] = {"LD": Counter(), "ST": Counter()}
+    # LD and ST are generic: the compiler did not see that the memory is global.
+    kinds = {"LDG": "LD", "LDGSTS": "LD", "LD": "LD", "STG": "ST", "ST": "ST"}
+    for opcode, count in opcodes.items():
+        name = opcode.split(".")[0]
+        names[name] += count
+        if name in kinds:
+            widths[kinds[name]][access_width(opcode)] += count
+    # What the system reserves in each block is in the figures of these devices.
+    shared = max(0, usage.shared - RESERVED_SHARED_MEMORY) if capability >= 90 else usage.shared
+    warps = -(-threads // 32)
+    blocks = resident_blocks(capability, usage.registers, warps, shared) if warps else 0
+    return Facts(
+        registers=usage.registers,
+        local_memory=usage.stack + usage.local,
+        spill_instructions=names["LDL"] + names["STL"],
+        shared_memory=shared,
+        threads=threads,
+        blocks=blocks,
+        occupancy=occupancy(capability, blocks, warps),
+        # NOPs fill up the end.
+        instructions=names.total() - names["NOP"],
+        fused_multiply_adds=multiply_adds(names),
+        load_widths=dict(sorted(widths["LD"].items())),
+        store_widths=dict(sorted(widths["ST"].items())),
+    )
+
+
+def read(library: Path, capability: int) -> dict[str, Facts]:
+    """Every kernel of a library on one architecture, by its short name.
+
+    Raises:
+        FileNotFoundError: cuobjdump or c++filt is not there.
+        RuntimeError: the machine code cannot be read.
+    """
+
+    def dump(what: str) -> str:
+        return run_tool("cuobjdump", "-arch", f"sm_{capability}", what, str(library))
+
+    usage, threads = parse_usage(dump("-res-usage")), parse_threads(dump("-elf"))
+    sass = parse_sass(dump("-sass"))
+    if not usage or usage.keys() != sass.keys() or not all(sass.values()):
+        raise RuntimeError(
+            f"cuobjdump: wanted the code of {len(usage)} kernels for sm_{capability} in "
+            f"{library.name}, got that of {len(sass)}"
+        )
+    return {
+        short: facts(usage[name], threads.get(name, 0), sass[name], capability)
+        for name, short in sorted(shorten(list(usage)).items(), key=lambda item: item[1])
+    }
+
+
+def plan(name: str) -> Plan:
+    """The accesses that a kernel of the library was written for.
+
+    The counts are those of the source's unrolled loops: csrc/depthwise_conv2d/*_kernel.cuh. Weights
+    and bias are read one element at a time, and so are tails of contiguous rows.
+
+    Raises:
+        KeyError: a kernel that this function does not know.
+    """
+    family, arguments = name.rstrip(">").split("<")
+    dtype, *rest = arguments.split(", ")
+    element = _BYTES[dtype]
+    if "_strided_" in family or family.endswith("_reduce_kernel"):
+        return Plan()
+    sizes = [int(size) for size in rest if size.isdigit()]
+    kernel, stride = sizes[0], sizes[1] if len(sizes) > 1 else 2
+    reach = (kernel + 1) // 2
+    # ChannelsLastShape of depthwise_conv2d_tile.cuh.
+    channels = 8 if element == 2 and kernel <= 3 else 4
+    vector = channels * element
+    # Sums of the weight gradient are in float32.
+    sums = Access(4, 1)
+    match family.removeprefix("depthwise_conv2d_"):
+        case "channels_last_kernel":
+            pixels = 16 // channels
+            load = Access(vector, stride * ((pixels - 1) * stride + kernel), (element,))
+            return Plan(load, Access(vector, pixels))
+        case "channels_last_grad_input_kernel":
+            quads = 8 // channels
+            load = Access(vector, reach * (reach + quads - 1), (element,))
+            return Plan(load, Access(vector, 4 * quads))
+        case "channels_last_wgrad_kernel":
+            return Plan(Access(vector, 4 + 3 * stride + kernel), sums)
+        case "contiguous_kernel" | "contiguous_grad_input_kernel":
+            four = Access(4 * element, 4, (element,))
+            return Plan(four._replace(least=1), four, _STAGED_BYTES)
+        case "contiguous_wgrad_kernel":
+            return Plan(Access(4 * element, 1 + 4, (element,)), sums, _STAGED_BYTES)
+    raise KeyError(name)
+
+
+def _width_faults(what: str, wanted: Access | None, widths: dict[int, int]) -> list[str]:
+    if wanted is None or (
+        widths.get(wanted.width, 0) >= wanted.least
+        and not set(widths) - {wanted.width, *wanted.others}
+    ):
+        return []
+    got = ", ".join(f"{count} of {width}" for width, count in widths.items()) or "none"
+    others = " and ".join(map(str, wanted.others)) or "no other"
+    return [
+        f"{what} width: wanted at least {wanted.least} of {wanted.width} bytes and others of "
+        f"{others}, got {got}"
+    ]
+
+
+def faults(name: str, facts: Facts) -> list[str]:
+    """What forbids to ship a kernel, in words; none if it may be."""
+    found = []
+    if facts.spill_instructions:
+        found.append(f"registers: wanted no spills, got {facts.spill_instructions} LDL and STL")
+    if facts.local_memory:
+        found.append(f"local memory: wanted none, got {facts.local_memory} bytes")
+    if not facts.blocks:
+        got = f"{facts.threads} threads of {facts.registers} registers" if facts.threads else "none"
+        found.append(f"block: wanted __launch_bounds__ that fit the device, got {got}")
+    if facts.instructions > MOST_INSTRUCTIONS:
+        found.append(
+            f"code: wanted at most {MOST_INSTRUCTIONS} instructions, got {facts.instructions}"
+        )
+    try:
+        wanted = plan(name)
+    except (KeyError, ValueError, IndexError):
+        return [*found, "plan: wanted an entry in effkern/testing/cuda_gate.py, got none"]
+    shared = facts.shared_memory + wanted.dynamic_shared_memory
+    if shared > MOST_SHARED_MEMORY:
+        found.append(f"shared memory: wanted at most {MOST_SHARED_MEMORY} bytes, got {shared}")
+    found += _width_faults("load", wanted.load, facts.load_widths)
+    return found + _width_faults("store", wanted.store, facts.store_widths)
