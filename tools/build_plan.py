@@ -165,7 +165,7 @@ def find_compiler() -> list[str]:
     """The C++ compiler as a command, from CXX or PATH."""
     command = shlex.split(os.environ.get("CXX", "")) or ["g++" if shutil.which("g++") else "c++"]
     if shutil.which(command[0]) is None:
-        fail(f"no C++17 compiler: {command[0]} was not found. Install g++ (>= 9), or set CXX.")
+        fail(f"no C++17 compiler: {command[0]} was not found. Install g++ (>= 12), or set CXX.")
     return command
 
 
