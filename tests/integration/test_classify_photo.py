@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import runpy
@@ -76,14 +77,22 @@ def test_each_depthwise_layer_was_replaced_with_its_padding(model, converted, ph
     assert asymmetric == 4
 
 
+def gradient(model, photo):
+    x = photo.clone().requires_grad_()
+    model(x)[0, 967].backward()
+    assert x.grad.abs().max() > 0
+    return x.grad
+
+
 def test_gradients_reach_the_photo(model, converted, photo):
-    grads = []
+    doubles = [copy.deepcopy(m).double() for m in (model, converted)]
+    expected, got = (gradient(m, photo.double()) for m in doubles)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10 * expected.abs().max().item())
+    # In float32 some of the million relu6 are so near 0 or 6 that the order of additions decides on
+    # which side, and with them the gradient of the pixels they see: nothing holds per element.
     for m in (model, converted):
-        x = photo.clone().requires_grad_()
-        m(x)[0, 967].backward()
-        grads.append(x.grad)
-    assert grads[0].abs().max() > 0
-    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-4 * grads[0].abs().max().item())
+        error = gradient(m, photo).double() - expected
+        assert error.norm() < 1e-2 * expected.norm()
 
 
 def test_the_weights_are_interchangeable(model, converted):
