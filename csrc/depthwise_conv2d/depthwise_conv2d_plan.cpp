@@ -15,6 +15,7 @@ constexpr int64_t kPackedBytes = 256 * 1024;
 // order of additions) do not depend on the number of threads.
 constexpr int64_t kMinUnits = 32;
 constexpr int64_t kMaxWorkspace = 16 * 1024 * 1024;
+// With fewer pairs of rows, the weights of a channels_last layer cost as much as its pixels.
 constexpr int64_t kMinImageBlocks = 6;
 // Past this the tensors do not fit the L2 caches: whole pixels are read at a time, for the
 // prefetchers' and the TLB's sake, though the weights are packed again for each block.
@@ -193,8 +194,8 @@ void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* 
   plan->tile_cols = kDirectCols;
   plan->block_rows = 2;
   const int64_t blocks = p.batch * ceil_div(rows, plan->block_rows);
-  // The prefetchers like long runs of channels. On small images, whose weights cost as much as
-  // their pixels, a thread packs those of its groups only.
+  // The prefetchers like long runs of channels; on small images a thread packs the weights of its
+  // groups only.
   plan->channels_innermost = blocks >= kMinImageBlocks;
   const int64_t wanted = std::clamp<int64_t>(ceil_div(kMinUnits, blocks), 1, ceil_div(vectors, 8));
   const int64_t group = ceil_div(vectors, wanted);
@@ -204,8 +205,8 @@ void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* 
   plan->scratch_per_thread = (vectors + 1) * (p.taps() + 1) * lanes * 4;
 }
 
-// On no layer of benchmarks/results/cpu-amd-epyc-2c is torch ahead in the same layout, so nothing
-// is left to it.
+// Nothing is left to torch. In benchmarks/results/cpu-amd-epyc-2c it was ahead in the same layout
+// on two strided input gradients, before these had a kernel of their own.
 DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan,
                              CpuIsa isa) {
   const int64_t accumulator = p.dtype == DType::kFloat64 ? 8 : 4;
@@ -315,9 +316,7 @@ DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem,
     plan.reason = "nothing to compute";
     return plan;
   }
-  if (problem.device == DeviceType::kCpu) {
-    return plan_cpu(problem, plan, isa);
-  }
+  if (problem.device == DeviceType::kCpu) return plan_cpu(problem, plan, isa);
   if (backend == Backend::kAuto) {
     plan.reason = "no committed measurement shows effkern's CUDA kernels ahead of torch's";
     return plan;
