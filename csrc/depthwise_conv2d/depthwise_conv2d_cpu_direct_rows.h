@@ -12,10 +12,7 @@ struct RowsArgs {
   int64_t width, pad;
   const float* weights;
   float bias;
-  // relu and relu6; other activations are in `activation`, which is kNone for these.
-  bool clamps;
-  float lo, hi;
-  Activation activation;
+  DirectEpilogue<float> epilogue;
   float* out;
   int64_t out_row, out_width;
 };
@@ -84,17 +81,7 @@ void direct_rows_strip(const RowsArgs& args, int64_t col) {
   constexpr int L = kLanes<float>;
   Vec<float> acc[R];
   direct_rows_tile<K, S, R, kMasked>(args, col, acc);
-  if (__builtin_expect(args.activation != Activation::kNone, 0)) {
-    Vec<float> values[R];
-    for (int r = 0; r < R; ++r) values[r] = acc[r];
-    activate_all<float>(values, R, args.activation);
-    for (int r = 0; r < R; ++r) acc[r] = values[r];
-  }
-  if (args.clamps) {
-    const Vec<float> lo = splat(args.lo), hi = splat(args.hi);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[r] = clamp<float>(acc[r], lo, hi);
-  }
+  args.epilogue.apply(acc);
   float* out = args.out + col;
   const int64_t width = args.out_width;
 #pragma GCC unroll 8
@@ -152,10 +139,7 @@ class DirectRows {
     args_.width = t_.cols.source_size;
     args_.pad = -t_.cols.min_distance;
     args_.weights = weights_;
-    args_.clamps = t_.activation == Activation::kReLU || t_.activation == Activation::kReLU6;
-    args_.lo = 0;
-    args_.hi = t_.activation == Activation::kReLU6 ? 6.0f : __builtin_inff();
-    args_.activation = args_.clamps ? Activation::kNone : t_.activation;
+    args_.epilogue = DirectEpilogue<float>::of(t_.activation);
     args_.out_row = t_.output_strides.h;
     args_.out_width = t_.cols.out_size;
   }
