@@ -11,6 +11,8 @@ struct RowsArgs {
   const float* rows[(kDirectRows - 1) * 2 + 7];
   // Columns of the image, and those that the first output column reaches to the left of it.
   int64_t width, pad;
+  // Those of direct_rows_masks for each strip, or null: there are too many strips to keep them.
+  const Vector<float>::mask* masks;
   const float* weights;
   float bias;
   DirectEpilogue<float> epilogue;
@@ -18,9 +20,27 @@ struct RowsArgs {
   int64_t out_row, out_width;
 };
 
+// Masks per strip, and strips whose masks are computed once for all planes.
+constexpr int kRowsMasks = 8, kMaskedStrips = 8;
+
+// Lanes inside the image, per column of the kernel, or, with stride 2, per vector of two columns.
+template <int K, int S>
+EFFKERN_INLINE void direct_rows_masks(const RowsArgs& args, int64_t col,
+                                      Vector<float>::mask* masks) {
+  constexpr int L = kLanes<float>;
+  const int64_t first = col * S - args.pad;
+  for (int j = 0; j < K; ++j) {
+    const int64_t start = S == 1 ? j : j / 2 * 2 + j % 2 * L;
+    masks[j] = lanes_inside(first + start, args.width);
+  }
+  // The second vector of the last column.
+  if (S == 2) masks[K] = lanes_inside(first + K - 1 + L, args.width);
+}
+
 // Output columns [col, col + kLanes) of R rows. kMasked if they reach over the border of the image.
 template <int K, int S, int R, bool kMasked>
-EFFKERN_INLINE void direct_rows_tile(const RowsArgs& args, int64_t col, Vec<float> (&acc)[R]) {
+EFFKERN_INLINE void direct_rows_tile(const RowsArgs& args, int64_t col,
+                                     const Vector<float>::mask* masks, Vec<float> (&acc)[R]) {
   constexpr int L = kLanes<float>;
   typedef Vector<float>::mask Mask;
   const int64_t first = col * S - args.pad;
@@ -31,7 +51,7 @@ EFFKERN_INLINE void direct_rows_tile(const RowsArgs& args, int64_t col, Vec<floa
 #pragma GCC unroll 8
     for (int j = 0; j < K; ++j) {
       Mask mask;
-      if constexpr (kMasked) mask = lanes_inside(first + j, args.width);
+      if constexpr (kMasked) mask = masks[j];
       Vec<float> w[K];
 #pragma GCC unroll 8
       for (int i = 0; i < K; ++i) w[i] = splat(args.weights[i * K + j]);
@@ -50,25 +70,22 @@ EFFKERN_INLINE void direct_rows_tile(const RowsArgs& args, int64_t col, Vec<floa
   // Two columns at a time: they are the even and the odd pixels of the same two vectors.
 #pragma GCC unroll 4
   for (int j = 0; j < K; j += 2) {
-    Mask masks[2];
-    if constexpr (kMasked) {
-      masks[0] = lanes_inside(first + j, args.width);
-      masks[1] = lanes_inside(first + j + L, args.width);
-    }
+    Mask even, odd;
+    if constexpr (kMasked) even = masks[j], odd = masks[j + 1];
 #pragma GCC unroll 16
     for (int row = 0; row < (R - 1) * S + K; ++row) {
       const float* p = args.rows[row] + (first + j);
-      const Vec<float> x = kMasked ? load_masked(p, masks[0]) : load(p);
-      const Vec<float> y = kMasked ? load_masked(p + L, masks[1]) : load(p + L);
+      const Vec<float> x = kMasked ? load_masked(p, even) : load(p);
+      const Vec<float> y = kMasked ? load_masked(p + L, odd) : load(p + L);
 #pragma GCC unroll 2
-      for (int odd = 0; odd < 2; ++odd) {
-        if (j + odd >= K) continue;
-        const Vec<float> v = odd ? odd_lanes(x, y) : even_lanes(x, y);
+      for (int k = j; k < j + 2; ++k) {
+        if (k >= K) continue;
+        const Vec<float> v = k == j ? even_lanes(x, y) : odd_lanes(x, y);
 #pragma GCC unroll 8
         for (int i = 0; i < K; ++i) {
           const int r = (row - i) / S;
           if (row < i || (row - i) % S != 0 || r >= R) continue;
-          acc[r] += splat(args.weights[i * K + j + odd]) * v;
+          acc[r] += splat(args.weights[i * K + k]) * v;
         }
       }
     }
@@ -78,10 +95,10 @@ EFFKERN_INLINE void direct_rows_tile(const RowsArgs& args, int64_t col, Vec<floa
 }
 
 template <int K, int S, int R, bool kMasked>
-void direct_rows_strip(const RowsArgs& args, int64_t col) {
+void direct_rows_strip(const RowsArgs& args, int64_t col, const Vector<float>::mask* masks) {
   constexpr int L = kLanes<float>;
   Vec<float> acc[R];
-  direct_rows_tile<K, S, R, kMasked>(args, col, acc);
+  direct_rows_tile<K, S, R, kMasked>(args, col, masks, acc);
   args.epilogue.apply(acc);
   float* out = args.out + col;
   const int64_t width = args.out_width;
@@ -106,9 +123,13 @@ void direct_rows_all(const RowsArgs& args) {
     const int64_t col = max64(0, min64(next, args.out_width - L));
     const int64_t first = col * S - args.pad;
     if (first >= 0 && first + kReach <= args.width) {
-      direct_rows_strip<K, S, R, false>(args, col);
+      direct_rows_strip<K, S, R, false>(args, col, nullptr);
+    } else if (args.masks) {
+      direct_rows_strip<K, S, R, true>(args, col, args.masks + next / L * kRowsMasks);
     } else {
-      direct_rows_strip<K, S, R, true>(args, col);
+      Vector<float>::mask masks[kRowsMasks];
+      direct_rows_masks<K, S>(args, col, masks);
+      direct_rows_strip<K, S, R, true>(args, col, masks);
     }
   }
 }
@@ -153,6 +174,11 @@ class DirectRows {
     args_.epilogue = DirectEpilogue<float>::of(t_.activation);
     args_.out_row = kWide ? t_.output_strides.h : out_width;
     args_.out_width = out_width;
+    args_.masks = out_width <= kMaskedStrips * L ? masks_ : nullptr;
+    for (int64_t next = 0; args_.masks && next < out_width; next += L) {
+      const int64_t col = max64(0, min64(next, out_width - L));
+      direct_rows_masks<K, S>(args_, col, masks_ + next / L * kRowsMasks);
+    }
   }
 
   // Units: planes x blocks of rows.
@@ -180,10 +206,12 @@ class DirectRows {
     for (int64_t tiles = (end - row + kMax - 1) / kMax; tiles > 0; --tiles) {
       // Tiles of nearly the same height.
       const int64_t rows = tiles == 1 ? end - row : (end - row + tiles - 1) / tiles;
-      int64_t y = row * S + t_.rows.min_distance;
-      for (int64_t i = 0; i < (rows - 1) * S + K; ++i, ++y) {
-        args_.rows[i] = y >= 0 && y < t_.rows.source_size ? source_row(source, y) : zeros_;
-      }
+      const int64_t y = row * S + t_.rows.min_distance, count = (rows - 1) * S + K;
+      const int64_t top = min64(max64(-y, 0), count);
+      const int64_t bottom = max64(top, min64(t_.rows.source_size - y, count));
+      for (int64_t i = 0; i < top; ++i) args_.rows[i] = zeros_;
+      for (int64_t i = top; i < bottom; ++i) args_.rows[i] = source_row(source, y + i);
+      for (int64_t i = bottom; i < count; ++i) args_.rows[i] = zeros_;
       if constexpr (kWide) {
         args_.out = out + row * o.h;
         kDirectRowsTiles<K, S>.run[rows - 1](args_);
@@ -221,6 +249,7 @@ class DirectRows {
   const StencilTask& t_;
   float *weights_, *zeros_, *widened_, *finished_;
   int64_t pad_, pitch_, next_;
+  Vector<float>::mask masks_[kMaskedStrips * kRowsMasks];
   RowsArgs args_;
 };
 

@@ -66,7 +66,9 @@ def run(*command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("sanitizer", list(SANITIZERS))
+@pytest.mark.parametrize(
+    "sanitizer", ("address", pytest.param("thread", marks=pytest.mark.slow_build))
+)
 def test_portable_kernels(runner, sanitizer):
     output = run(str(runner(sanitizer, ("baseline",))), "baseline", "300")
     assert output.endswith("300 problems, 0 failures\n")
