@@ -144,10 +144,9 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 4 : 5)
       float* to_upper = upper.start(first, stride_h);
       float* to_lower = lower.start(first, stride_h);
       const bool complete = first >= 0;
-      const int last = first + 2 * (kKernel - 1);
-      // Input row first + kKernel - 1 + i begins the output row of its number and completes output
-      // row first + i.
-      if (complete && tiles.paired && last - kKernel + 1 >= tiles.row_begin && last < tiles.row_end) {
+      const int begin = first + kKernel - 1, end = begin + kKernel;
+      // Input row begin + i begins the output row of its number and completes output row first + i.
+      if (complete && tiles.paired && begin >= tiles.row_begin && end <= tiles.row_end) {
 #pragma unroll
         for (int i = 0; i < kKernel; ++i) {
           multiply_row<T>(sums, i, from, taps);
@@ -159,7 +158,7 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 4 : 5)
       } else {
 #pragma unroll
         for (int i = 0; i < kKernel; ++i) {
-          const int row = first + kKernel - 1 + i;
+          const int row = begin + i;
           if (row >= tiles.row_begin && row < tiles.row_end) {
             multiply_row<T>(sums, i, from, taps);
           } else {

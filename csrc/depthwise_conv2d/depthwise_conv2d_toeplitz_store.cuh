@@ -141,11 +141,18 @@ __device__ __forceinline__ void store_runs(float* finished, const int* slots,
         repair(from, max(i, 0), min(i + kVector, length), columns, slot, strip_row);
         load_shared<kVector, 4>(from + i, values);
       }
+      if (bias != 0.f) {
 #pragma unroll
-      for (float& value : values) value += bias;
+        for (float& value : values) value += bias;
+      }
+      const bool whole = i >= 0 && i + kVector <= length;
+      // A way of its own for most: no registers are moved for the sake of the others.
+      if (whole && !epilogue.changes_values()) {
+        store<kVector>(to + i, values);
+        continue;
+      }
       epilogue.template finish<TileOrder::kRowsColumns, 1, kVector>(
           values, {at.n, channel, strip_row, i, 1, kVector});
-      const bool whole = i >= 0 && i + kVector <= length;
       store_if<kVector>(whole, to + i, values);
       if (!whole) detail::store_part(to, i, length, values);
     }

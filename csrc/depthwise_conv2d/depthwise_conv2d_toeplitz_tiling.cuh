@@ -130,10 +130,12 @@ bool tile_toeplitz(const DepthwiseImages<T>& p, int kernel, int halves, int load
           int64_t(option.panels) * option.staged_rows * least_pitch * 2 + table * 2 +
           int64_t(option.panels) * strips * t.slot_pitch * 4;
       if (bytes > kToeplitzWarpBytes && (option.rows > 1 || option.panels > 1)) continue;
-      // A fixed part of 8 rows' time: taps, addresses, waiting.
-      const int64_t walked = option.row_end - option.row_begin + option.rows / 4 + 8;
+      // Instructions of a warp, by the machine code: products, stores, copies, set-up.
+      const int64_t copies = int64_t(option.panels) * option.staged_rows * (least_pitch / 8);
+      const int64_t instructions = 14 * (option.row_end - option.row_begin) + 20 * option.rows +
+                                   22 * ceil_div(copies, 32) + 400;
       const int64_t warps = int64_t(p.channels) * ceil_div(panel_count, option.panels) * t.column_tiles;
-      const int64_t cost = walked * std::max(warps, kToeplitzTargetWarps);
+      const int64_t cost = instructions * std::max(warps, kToeplitzTargetWarps);
       if (best < 0 || cost < best) best = cost, *result = option;
       if (option.rows == 1) break;
     }
@@ -169,8 +171,16 @@ bool tile_toeplitz(const DepthwiseImages<T>& p, int kernel, int halves, int load
   t.rows_at_once = t.panels_at_once > 1 ? t.staged_rows : std::max(1, std::min(t.staged_rows, 32 / t.chunks));
   const int64_t run = int64_t(t.runs_per_slot == 1 ? kernel : 1) * t.tile_columns;
   const int64_t units = ceil_div(run, kToeplitzVector) + (store_width < 8);
-  t.run_lanes = int(std::min<int64_t>(32, units));
-  t.runs_at_once = 32 / t.run_lanes;
+  // At least 8 lanes side by side, for whole sectors.
+  const int64_t runs = int64_t(t.panels) * t.strips * t.runs_per_slot;
+  int64_t least = -1;
+  for (int at_once : {1, 2, 3, 4}) {
+    const int64_t lanes = std::min<int64_t>(32 / at_once, units);
+    const int64_t cost = ceil_div(runs, at_once) * (2 + ceil_div(units, lanes));
+    if (least < 0 || cost < least) {
+      least = cost, t.run_lanes = int(lanes), t.runs_at_once = int(32 / lanes);
+    }
+  }
   const int64_t groups = ceil_div(t.panel_count, t.panels);
   const int64_t warps = p.channels * groups * t.column_tiles;
   t.rounds = int(std::clamp<int64_t>(warps / (2 * kToeplitzTargetWarps), 1, groups));
