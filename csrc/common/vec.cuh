@@ -159,15 +159,6 @@ __device__ __forceinline__ void store_shared(float* address, float value EFFKERN
   *address = value;
 }
 
-// Two neighbours, to which the address is aligned.
-__device__ __forceinline__ void store_shared(float* address, float first,
-                                             float second EFFKERN_SITE) {
-  EFFKERN_SHARED_ACCESS(address, 2 * sizeof(float), kWrite);
-  // As one value: nvcc splits a float2 where it cannot prove the alignment.
-  *reinterpret_cast<uint64_t*>(address) =
-      uint64_t(__float_as_uint(second)) << 32 | __float_as_uint(first);
-}
-
 // N elements as they are, to which the address is aligned.
 template <int N, typename T>
 __device__ __forceinline__ Packed<T, N> load_shared_packed(const T* address EFFKERN_SITE) {

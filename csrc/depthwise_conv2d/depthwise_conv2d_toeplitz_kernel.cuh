@@ -7,9 +7,6 @@
 // walks down its strips: the fragment of an input row is loaded once and multiplied with the
 // Toeplitz matrices of all k kernel rows, which stay in registers, into the k output rows that it
 // touches, whose accumulators rotate. Warps do not depend on each other.
-//
-// Products with the zeros of a Toeplitz matrix are NaN where the input is infinite or NaN, which
-// must not reach its neighbours: outputs that are NaN are computed again, tap by tap.
 #pragma once
 
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_store.cuh"
@@ -17,42 +14,6 @@
 namespace effkern {
 
 inline constexpr int kToeplitzWarps = 4;
-inline constexpr int kToeplitzSlotBytes = 16 * 16;
-
-// run[i] where it is NaN, from the staged input and taps.
-template <int kHalves, typename T>
-struct ToeplitzRepair {
-  const T *staged, *table;
-  int kernel_h, kernel_w, pad_left;
-  const ToeplitzTiles& tiles;
-
-  __device__ __forceinline__ void operator()(float* run, int begin, int end, int columns, int slot,
-                                             int row) const {
-    const int panel = tiles.by_strips.split(slot);
-    row += slot * tiles.rows - tiles.row_begin;
-#pragma unroll 1
-    for (int i = begin; i < end; ++i) {
-      const float value = load_shared(run + i);
-      if (value == value) continue;
-      const int y = row + i / columns, x = i % columns - pad_left + tiles.lead;
-      float sum = 0.f;
-#pragma unroll 1
-      for (int ky = 0; ky < kernel_h; ++ky) {
-        if (unsigned(y + ky) >= unsigned(tiles.staged_rows)) continue;
-        const T* from = staged + panel * tiles.panel_pitch + (y + ky) * tiles.pitch + x;
-        const T* taps = table + 2 * ky * kTapPitch<kHalves> + 8 + tiles.shift;
-#pragma unroll 1
-        for (int kx = 0; kx < kernel_w; ++kx) {
-          float pixel[1], tap[1];
-          load_shared_packed<1>(from + kx).widen_to(pixel);
-          load_shared_packed<1>(taps + kx).widen_to(tap);
-          sum = fmaf(pixel[0], tap[0], sum);
-        }
-      }
-      store_shared(run + i, sum);
-    }
-  }
-};
 
 // `count` elements, a multiple of 8.
 template <typename T>
@@ -76,28 +37,37 @@ __device__ __forceinline__ void multiply_row(float (&sums)[kKernel][4], int i, c
   }
 }
 
+// A lane's sums of two windows are no tile: the epilogue must not look at the position.
+template <int kRows, typename Epilogue>
+__device__ __forceinline__ void finish_sums(float (&sums)[kRows][4], const Epilogue& epilogue,
+                                            int channel) {
+  float values[4 * kRows];
+#pragma unroll
+  for (int i = 0; i < 4 * kRows; ++i) values[i] = sums[i / 4][i % 4];
+  epilogue.template finish<TileOrder::kRowsColumns, 2 * kRows, 2>(values, {0, channel, 0, 0, 0, 0});
+#pragma unroll
+  for (int i = 0; i < 4 * kRows; ++i) sums[i / 4][i % 4] = values[i];
+}
+
 template <typename T, int kKernel, typename Epilogue>
-__global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 4 : 5)
+__global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 3 : 4)
     depthwise_conv2d_toeplitz_kernel(DepthwiseImages<T> p, ToeplitzTiles tiles,
                                      Epilogue epilogue) {
   constexpr int kHalves = 2, kTable = 2 * kKernel * kTapPitch<kHalves>;
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  // Of each warp: strips, taps, staged input, finished outputs.
-  EFFKERN_DYNAMIC_SHARED(unsigned char, shared);
+  // Of each warp: taps, then the staged input.
+  EFFKERN_DYNAMIC_SHARED(T, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int group = blockIdx.x * tiles.warps + warp;
   if (group >= tiles.jobs) return;
-  unsigned char* own = shared + warp * tiles.warp_bytes;
-  int* described = reinterpret_cast<int*>(own);
-  T* table = reinterpret_cast<T*>(own + kToeplitzSlotBytes);
+  T* table = shared + warp * (kTable + tiles.panels * tiles.panel_pitch);
   T* staged = table + kTable;
-  float* finished = reinterpret_cast<float*>(own + tiles.finished_bytes);
 
   int channel = group;
   group = tiles.by_channels.split(channel);
   int column_tile = group;
   group = tiles.by_column_tiles.split(column_tile);
-  const int x_tile = column_tile * tiles.tile_columns, slots = tiles.slots();
+  const int x_tile = column_tile * tiles.tile_columns;
 
   zero_shared(table, kTable + tiles.panels * tiles.panel_pitch, lane, 32);
   __syncwarp();
@@ -105,85 +75,88 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 4 : 5)
                       p.flip_taps, tiles.shift, lane, 32);
   const float bias = epilogue.initial(channel);
   __syncwarp();
-  uint32_t taps[kKernel][kHalves];
   const T* pairs = tap_pairs<kHalves>(table, lane);
-#pragma unroll
-  for (int ky = 0; ky < kKernel; ++ky) {
-    load_tap_fragments(pairs + 2 * ky * kTapPitch<kHalves>, taps[ky]);
-  }
 
-  // Lane l gives the address of row l % 16 of the fragment's left (l < 16) or right half.
-  int window = lane % 16;
-  int slot = tiles.by_windows.split(window);
-  if (slot >= slots) slot = window = 0;
-  int strip = slot;
-  const int panel = tiles.by_strips.split(strip);
-  const T* fragments = staged + panel * tiles.panel_pitch +
-                       (strip * tiles.rows - tiles.row_begin) * tiles.pitch + 8 * window +
-                       lane / 16 * 8;
+  // Lane l gives the address of row l % 16 of the fragment's left (l < 16) or right half. What is
+  // not there is row 0.
+  ToeplitzWindow at(tiles, lane % 16);
+  if (at.panel >= tiles.panels) at.panel = at.strip = 0;
+  const T* fragments = staged + at.panel * tiles.panel_pitch +
+                       (at.strip * tiles.rows - tiles.row_begin) * tiles.pitch +
+                       (at.x - tiles.first_output) + lane / 16 * 8;
   const T* input = p.input + channel * p.input_strides.c;
   T* output = p.output + channel * p.output_strides.c;
   const int stride_h = int(p.output_strides.h);
-  const int columns = min(tiles.tile_columns, p.out_width - x_tile);
 
 #pragma unroll 1
   for (int round = 0; round < tiles.rounds; ++round) {
     const int first_panel = (group * tiles.rounds + round) * tiles.panels;
     if (first_panel >= tiles.panel_count) break;
     stage_panels(staged, p, tiles, input, first_panel, x_tile - tiles.lead, lane);
-    describe_slots(described, p, tiles, first_panel, 0, slots, x_tile, lane);
     ptx::cp_async_wait_all();
     __syncwarp();
-    const ToeplitzItem upper(tiles, described, output, columns, lane / 4, lane, finished);
-    const ToeplitzItem lower(tiles, described, output, columns, lane / 4 + 8, lane, finished);
+    const ToeplitzOutput<T> upper(p, tiles, output, first_panel, x_tile, lane / 4, lane);
+    const ToeplitzOutput<T> lower(p, tiles, output, first_panel, x_tile, lane / 4 + 8, lane);
     float sums[kKernel][4] = {};
     const T* from = fragments - tiles.pitch;
     // Groups of kKernel input rows; all but the first complete as many output rows.
 #pragma unroll 1
     for (int first = -kKernel; first < tiles.rows; first += kKernel) {
-      float* to_upper = upper.start(first, stride_h);
-      float* to_lower = lower.start(first, stride_h);
-      const bool complete = first >= 0;
-      const int begin = first + kKernel - 1, end = begin + kKernel;
       // Input row begin + i begins the output row of its number and completes output row first + i.
-      if (complete && tiles.paired && begin >= tiles.row_begin && end <= tiles.row_end) {
+      const int begin = first + kKernel - 1, end = begin + kKernel;
+      // Again for each group: the registers are needed in between.
+      uint32_t taps[kKernel][kHalves];
 #pragma unroll
-        for (int i = 0; i < kKernel; ++i) {
+      for (int ky = 0; ky < kKernel; ++ky) {
+        load_tap_fragments(pairs + 2 * ky * kTapPitch<kHalves>, taps[ky]);
+      }
+      float done[kKernel][4];
+      // Row -1 is what precedes the strip in shared memory; no output of the strip meets it.
+      if (begin >= (tiles.row_begin ? tiles.row_begin : -1) && end <= tiles.row_end) {
+#pragma unroll
+        for (int i = 0; i < kKernel; ++i, from += tiles.pitch) {
           multiply_row<T>(sums, i, from, taps);
-          const float(&done)[4] = sums[(i + 1) % kKernel];
-          if (upper.first) store_shared(to_upper, done[0], done[1]);
-          if (lower.first) store_shared(to_lower, done[2], done[3]);
-          from += tiles.pitch, to_upper += tiles.row_pitch, to_lower += tiles.row_pitch;
+#pragma unroll
+          for (int j = 0; j < 4; ++j) done[i][j] = sums[(i + 1) % kKernel][j];
         }
       } else {
 #pragma unroll
-        for (int i = 0; i < kKernel; ++i) {
-          const int row = begin + i;
-          if (row >= tiles.row_begin && row < tiles.row_end) {
+        for (int i = 0; i < kKernel; ++i, from += tiles.pitch) {
+          if (begin + i >= tiles.row_begin && begin + i < tiles.row_end) {
             multiply_row<T>(sums, i, from, taps);
           } else {
 #pragma unroll
             for (float& sum : sums[i]) sum = 0.f;
           }
-          if (complete) {
-            const float(&done)[4] = sums[(i + 1) % kKernel];
-            if (upper.first) store_shared(to_upper, done[0]);
-            if (upper.second) store_shared(to_upper + 1, done[1]);
-            if (lower.first) store_shared(to_lower, done[2]);
-            if (lower.second) store_shared(to_lower + 1, done[3]);
-          }
-          from += tiles.pitch, to_upper += tiles.row_pitch, to_lower += tiles.row_pitch;
+#pragma unroll
+          for (int j = 0; j < 4; ++j) done[i][j] = sums[(i + 1) % kKernel][j];
         }
       }
-      if (complete) {
-        __syncwarp();
-        store_runs<kKernel>(finished, described, tiles, output, stride_h, channel, slots, columns,
-                            first, lane, bias, epilogue,
-                            ToeplitzRepair<kHalves, T>{staged, table, kKernel, kKernel, p.pad_left,
-                                                       tiles});
-        __syncwarp();
+      if (first < 0) continue;
+      if (__any_sync(0xffffffffu, has_infinite_windows(done))) {
+        sum_taps<kHalves>(done, staged, table, p, tiles, kKernel, kKernel, first, lane);
+      }
+      if (bias != 0.f) {
+#pragma unroll
+        for (int i = 0; i < 4 * kKernel; ++i) done[i / 4][i % 4] += bias;
+      }
+      // A way of its own for most: no registers are moved for the sake of the others.
+      if (tiles.paired && !epilogue.changes_values()) {
+        upper.store_pairs(first, stride_h, done, 0);
+        lower.store_pairs(first, stride_h, done, 2);
+        continue;
+      }
+      finish_sums(done, epilogue, channel);
+      if (tiles.paired) {
+        upper.store_pairs(first, stride_h, done, 0);
+        lower.store_pairs(first, stride_h, done, 2);
+      } else {
+        upper.store_singles(first, stride_h, done, 0);
+        lower.store_singles(first, stride_h, done, 2);
       }
     }
+    // The next panels overwrite what other lanes may still read.
+    __syncwarp();
   }
 #endif
 }

@@ -50,10 +50,11 @@ bool launch_toeplitz(const DepthwiseImages<T>& images, int64_t kernel_size,
   }
   if (!device_has_capability(80)) return false;
   *error = with_toeplitz_kernel(kernel_size, [&](auto k) {
-    return launch_kernel(depthwise_conv2d_toeplitz_kernel<T, decltype(k)::value, Epilogue>,
+    constexpr int kKernel = decltype(k)::value;
+    const int64_t bytes = tiles.warps * toeplitz_warp_bytes(tiles, 2 * kKernel * kTapPitch<2>);
+    return launch_kernel(depthwise_conv2d_toeplitz_kernel<T, kKernel, Epilogue>,
                          dim3(unsigned(ceil_div(tiles.jobs, tiles.warps))),
-                         dim3(unsigned(32 * tiles.warps)),
-                         size_t(tiles.warps) * size_t(tiles.warp_bytes), stream, images, tiles,
+                         dim3(unsigned(32 * tiles.warps)), size_t(bytes), stream, images, tiles,
                          epilogue);
   });
   return true;

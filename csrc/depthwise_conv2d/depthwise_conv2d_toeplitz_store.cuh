@@ -1,9 +1,8 @@
-// The way of finished sums from the accumulators of a warp to memory, for the Toeplitz kernels.
+// From a warp's accumulators to memory, for the Toeplitz kernels.
 //
-// The fragments of a product hold two neighbouring outputs of each of two windows per lane. They go
-// through shared memory, as float, in runs: outputs that are neighbours in memory. The runs are read
-// back, finished and stored in vectors of 8, which are aligned in memory: the shared copy of a run
-// starts as many elements past an aligned address as the run itself.
+// A lane's fragment holds two neighbouring outputs of window lane / 4, the upper one, and two of the
+// lower one, 8 windows further on. The 32 pairs of a store lie side by side where the windows do:
+// 128 bytes.
 #pragma once
 
 #include "depthwise_conv2d/depthwise_conv2d_epilogue.cuh"
@@ -11,151 +10,119 @@
 
 namespace effkern {
 
-inline constexpr int kToeplitzVector = 8;
+// A window of a warp.
+struct ToeplitzWindow {
+  // Of the warp; the strip's number in its panel; the first output's column in the tile.
+  int panel, strip, x;
 
-// What a warp has to know of each of its up to 16 strips to store them, in shared memory. `offset`
-// is that of the strip's first output from the channel's; `rows` are those inside the image.
-struct ToeplitzSlot {
-  int64_t offset;
-  int n, rows;
-
-  __device__ __forceinline__ void store(int* to) const {
-    store_shared_packed<4>(to, Packed<int, 4>{{unsigned(offset), unsigned(uint64_t(offset) >> 32),
-                                               unsigned(n), unsigned(rows)}});
-  }
-  static __device__ __forceinline__ ToeplitzSlot load(const int* from) {
-    const uint4 bits = load_shared_packed<4>(from).bits;
-    return {int64_t(uint64_t(bits.y) << 32 | bits.x), int(bits.z), int(bits.w)};
+  __device__ __forceinline__ ToeplitzWindow(const ToeplitzTiles& tiles, int window) {
+    strip = tiles.by_windows.split(window);
+    panel = tiles.by_strips.split(strip);
+    x = 8 * window + tiles.first_output;
   }
 };
 
-// The strips first_strip... of the panels from first_panel on. The caller synchronises.
+// Where a lane's pair of a window's outputs goes.
 template <typename T>
-__device__ __forceinline__ void describe_slots(int* slots, const DepthwiseImages<T>& p,
-                                               const ToeplitzTiles& tiles, int first_panel,
-                                               int first_strip, int count, int x_tile, int lane) {
-  if (lane >= 16) return;
-  int strip = first_strip + lane;
-  const int panel = first_panel + tiles.by_strips.split(strip);
-  const bool valid = lane < count && panel < tiles.panel_count;
-  const ToeplitzPanel at(tiles, valid ? panel : 0);
-  const int y = at.row + strip * tiles.rows;
-  const int64_t offset = int64_t(at.n) * int(p.output_strides.n) +
-                         (int64_t(y) * int(p.output_strides.h) + x_tile);
-  ToeplitzSlot{offset, at.n, valid ? min(tiles.rows, p.out_height - y) : 0}.store(slots + 4 * lane);
-}
+struct ToeplitzOutput {
+  // Of the pair in the strip's first row.
+  T* to;
+  // Of the strip inside the image, for either of the pair; none outside the image's columns and for
+  // a window that is not there.
+  int rows_first, rows_second;
 
-// Elements from an address that is aligned to a vector of them.
-template <typename T>
-__device__ __forceinline__ int skew_of(const T* address) {
-  return int(reinterpret_cast<uintptr_t>(address) / sizeof(T) % kToeplitzVector);
-}
-
-// Where a lane puts its part of a window's outputs: columns 2 (lane % 4) and the next.
-struct ToeplitzItem {
-  float* finished;
-  unsigned origin;
-  bool first, second;
-
-  // `item` counts the windows of the warp.
-  template <typename T>
-  __device__ __forceinline__ ToeplitzItem(const ToeplitzTiles& tiles, const int* slots,
-                                          const T* output, int columns, int item, int lane,
-                                          float* warp_finished) {
-    int window = item;
-    const int slot = tiles.by_windows.split(window);
-    const int x = 8 * window + 2 * (lane % 4) + tiles.first_output;
-    // The last window may have no strip of its own.
-    const ToeplitzSlot at = ToeplitzSlot::load(slots + 4 * slot);
-    first = at.rows > 0 && unsigned(x) < unsigned(columns);
-    second = at.rows > 0 && unsigned(x + 1) < unsigned(columns);
-    // Only its remainder matters, so that overflow does not.
-    origin = unsigned(reinterpret_cast<uintptr_t>(output) / sizeof(T)) + unsigned(at.offset);
-    finished = warp_finished + slot * tiles.slot_pitch + x;
+  __device__ __forceinline__ ToeplitzOutput(const DepthwiseImages<T>& p, const ToeplitzTiles& tiles,
+                                            T* output, int first_panel, int x_tile, int window,
+                                            int lane) {
+    const ToeplitzWindow at(tiles, window);
+    const int panel = first_panel + at.panel;
+    const bool valid = at.panel < tiles.panels && panel < tiles.panel_count;
+    const ToeplitzPanel place(tiles, valid ? panel : 0);
+    const int y = place.row + at.strip * tiles.rows, x = at.x + 2 * (lane % 4);
+    const int columns = min(tiles.tile_columns, p.out_width - x_tile);
+    const int rows = valid ? min(tiles.rows, p.out_height - y) : 0;
+    rows_first = unsigned(x) < unsigned(columns) ? rows : 0;
+    rows_second = unsigned(x + 1) < unsigned(columns) ? rows : 0;
+    to = output + (int64_t(place.n) * int(p.output_strides.n) +
+                   (int64_t(y) * int(p.output_strides.h) + x_tile + x));
   }
 
-  // The place in the run that starts in row first_row of the strip.
-  __device__ __forceinline__ float* start(int first_row, int stride_h) const {
-    return finished + (origin + unsigned(first_row) * unsigned(stride_h)) % kToeplitzVector;
-  }
-};
-
-namespace detail {
-
-// NaN in one of the values makes the sum NaN; so may infinities.
-template <int N>
-__device__ __forceinline__ bool may_have_nan(const float (&values)[N]) {
-  float sum = values[0];
+  // sums[i][column] and the next to row + i of the strip, where that is inside the image.
+  template <int kRows>
+  __device__ __forceinline__ void store_pairs(int row, int stride_h, const float (&sums)[kRows][4],
+                                              int column) const {
+    T* at = to + int64_t(row) * stride_h;
 #pragma unroll
-  for (int i = 1; i < N; ++i) sum += values[i];
-  return !(sum == sum);
-}
-
-// values[j] to run[i + j] where that is inside the run.
-template <typename T>
-__device__ __forceinline__ void store_part(T* run, int i, int length, const float* values) {
-#pragma unroll
-  for (int j = 0; j < kToeplitzVector; j += 4) {
-    const bool whole = i + j >= 0 && i + j + 4 <= length;
-    store_if<4>(whole, run + i + j, values + j);
-#pragma unroll
-    for (int k = j; k < j + 4; ++k) {
-      store_if<1>(!whole && unsigned(i + k) < unsigned(length), run + i + k, values + k);
+    for (int i = 0; i < kRows; ++i, at += stride_h) {
+      store_if<2>(row + i < rows_first, at, sums[i] + column);
     }
   }
+
+  template <int kRows>
+  __device__ __forceinline__ void store_singles(int row, int stride_h,
+                                                const float (&sums)[kRows][4], int column) const {
+    T* at = to + int64_t(row) * stride_h;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i, at += stride_h) {
+      store_if<1>(row + i < rows_first, at, sums[i] + column);
+      store_if<1>(row + i < rows_second, at + 1, sums[i] + column + 1);
+    }
+  }
+};
+
+// Products with the zeros of a Toeplitz matrix are NaN where the input is infinite or NaN, which
+// must not reach its neighbours. Then all of a window's sums are infinite or NaN: one of them tells.
+template <int kRows>
+__device__ __forceinline__ bool has_infinite_windows(const float (&sums)[kRows][4]) {
+  float zero = 0.f;
+#pragma unroll
+  for (int i = 0; i < kRows; ++i) {
+    zero = fmaf(sums[i][0], 0.f, zero);
+    zero = fmaf(sums[i][2], 0.f, zero);
+  }
+  return !(zero == 0.f);
 }
 
-}  // namespace detail
-
-// Finishes and stores up to kRows rows, from first_row on, of a warp's slots. A run may go over the
-// ends of rows: the epilogue is told where it begins. repair(run, begin, end, columns, slot, row)
-// computes again what is NaN in run[begin...end), whose first element is in that row of the strip.
-template <int kRows, typename T, typename Epilogue, typename Repair>
-__device__ __forceinline__ void store_runs(float* finished, const int* slots,
-                                           const ToeplitzTiles& tiles, T* output, int stride_h,
-                                           int channel, int count, int columns, int first_row,
-                                           int lane, float bias, const Epilogue& epilogue,
-                                           const Repair& repair) {
-  constexpr int kVector = kToeplitzVector;
-  int lane_unit = lane;
-  const int lane_run = tiles.by_run_lanes.split(lane_unit);
-  if (lane_run >= tiles.runs_at_once) return;
-  for (int run = lane_run; run < count * tiles.runs_per_slot; run += tiles.runs_at_once) {
-    int row = run;
-    const int slot = tiles.by_runs.split(row);
-    const ToeplitzSlot at = ToeplitzSlot::load(slots + 4 * slot);
-    const int strip_row = first_row + row;
-    const int length =
-        min(at.rows - strip_row, tiles.runs_per_slot == 1 ? kRows : 1) * columns;
-    if (length <= 0) continue;
-    T* to = output + (at.offset + int64_t(first_row) * stride_h);
-    // row_pitch and stride_h have the same remainder.
-    float* from = finished + slot * tiles.slot_pitch + skew_of(to) + row * tiles.row_pitch;
-    to += row * stride_h;
-    const int skew = skew_of(to);
+// The sums of a warp's windows once more, tap by tap, from the staged input and taps. `row` is the
+// first one's in its strip.
+template <int kHalves, int kRows, typename T>
+__device__ __forceinline__ void sum_taps(float (&sums)[kRows][4], const T* staged, const T* table,
+                                         const DepthwiseImages<T>& p, const ToeplitzTiles& tiles,
+                                         int kernel_h, int kernel_w, int row, int lane) {
 #pragma unroll 1
-    for (int i = lane_unit * kVector - skew; i < length; i += tiles.run_lanes * kVector) {
-      float values[kVector];
-      load_shared<kVector, 4>(from + i, values);
-      if (detail::may_have_nan(values)) {
-        repair(from, max(i, 0), min(i + kVector, length), columns, slot, strip_row);
-        load_shared<kVector, 4>(from + i, values);
-      }
-      if (bias != 0.f) {
+  for (int i = 0; i < kRows; ++i) {
+    float done[4];
 #pragma unroll
-        for (float& value : values) value += bias;
+    for (int half = 0; half < 2; ++half) {
+      const ToeplitzWindow at(tiles, lane / 4 + 8 * half);
+      const int y = at.strip * tiles.rows + row + i - tiles.row_begin;
+      const int x = at.x + 2 * (lane % 4) - p.pad_left + tiles.lead;
+      float a = 0.f, b = 0.f;
+#pragma unroll 1
+      for (int ky = 0; ky < kernel_h; ++ky) {
+        if (at.panel >= tiles.panels || unsigned(y + ky) >= unsigned(tiles.staged_rows)) continue;
+        const T* from = staged + at.panel * tiles.panel_pitch + (y + ky) * tiles.pitch + x;
+        const T* taps = table + 2 * ky * kTapPitch<kHalves> + 8 + tiles.shift;
+#pragma unroll 1
+        for (int kx = 0; kx < kernel_w; ++kx) {
+          float tap[1], left[1], right[1];
+          load_shared_packed<1>(taps + kx).widen_to(tap);
+          load_shared_packed<1>(from + kx).widen_to(left);
+          load_shared_packed<1>(from + kx + 1).widen_to(right);
+          a = fmaf(left[0], tap[0], a);
+          b = fmaf(right[0], tap[0], b);
+        }
       }
-      const bool whole = i >= 0 && i + kVector <= length;
-      // A way of its own for most: no registers are moved for the sake of the others.
-      if (whole && !epilogue.changes_values()) {
-        store<kVector>(to + i, values);
-        continue;
-      }
-      epilogue.template finish<TileOrder::kRowsColumns, 1, kVector>(
-          values, {at.n, channel, strip_row, i, 1, kVector});
-      store_if<kVector>(whole, to + i, values);
-      if (!whole) detail::store_part(to, i, length, values);
+      done[2 * half] = a, done[2 * half + 1] = b;
     }
+    // The array moves up by one row, so that registers can hold it.
+#pragma unroll
+    for (int j = 0; j < kRows - 1; ++j) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sums[j][k] = sums[j + 1][k];
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sums[kRows - 1][k] = done[k];
   }
 }
 

@@ -44,24 +44,14 @@ struct ToeplitzTiles {
   int row_begin, row_end, staged_rows, staged_columns;
   // Elements of shared memory from row to row, and from panel to panel.
   int pitch, panel_pitch;
-  // A run is a number of finished outputs that are neighbours in memory: one row or all rows of a
-  // slot that are finished at a time. Floats of shared memory from row to row, the same as in memory
-  // but for multiples of a vector, and from slot to slot.
-  int runs_per_slot, row_pitch, slot_pitch;
   // Elements of the input per copy.
   int load_width;
-  // All pairs of a window's outputs are aligned pairs of a run.
+  // All pairs of a window's outputs are aligned in memory.
   bool paired;
-  // Lanes of a warp that share a run's vectors of 8, and how many runs are stored at once.
-  int run_lanes, runs_at_once;
   // Units of 8 columns in a staged row, and how many rows or panels are copied at once.
   int chunks, rows_at_once, panels_at_once;
-  // Bytes of shared memory of a warp, and where in it the finished outputs are.
-  int warp_bytes, finished_bytes;
-  Divisor by_channels, by_column_tiles, by_row_tiles, by_strips, by_windows, by_runs, by_run_lanes,
-      by_chunks, by_panel_lanes;
-
-  __device__ __forceinline__ int slots() const { return panels * strips; }
+  Divisor by_channels, by_column_tiles, by_row_tiles, by_strips, by_windows, by_chunks,
+      by_panel_lanes;
 };
 
 // Where a panel lies in its channel.

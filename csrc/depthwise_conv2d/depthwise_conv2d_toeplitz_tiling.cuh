@@ -67,6 +67,11 @@ inline ToeplitzColumns choose_toeplitz_columns(int64_t columns, int64_t pad_left
   return fewer ? narrow : wide;
 }
 
+// Of shared memory, for `table` elements of taps.
+inline int64_t toeplitz_warp_bytes(const ToeplitzTiles& t, int table) {
+  return (int64_t(t.panels) * t.panel_pitch + table) * 2;
+}
+
 namespace detail {
 
 // Passes of ldmatrix through the banks of shared memory beyond the fewest, over both halves of the
@@ -97,13 +102,7 @@ bool tile_toeplitz(const DepthwiseImages<T>& p, int kernel, int halves, int load
   const auto c = choose_toeplitz_columns(p.out_width, p.pad_left, kernel, halves, load_width);
   t.windows = c.windows, t.column_tiles = c.column_tiles, t.tile_columns = c.tile_columns;
   t.first_output = c.first_output, t.lead = c.lead, t.shift = c.shift, t.load_width = c.load_width;
-  const bool dense = t.column_tiles == 1 && (p.output_strides.h == p.out_width || p.out_height == 1);
   t.paired = store_width >= 2 && t.first_output % 2 == 0;
-  t.runs_per_slot = dense ? 1 : kernel;
-  // As far from an aligned address as in memory.
-  t.row_pitch = t.tile_columns + int((p.output_strides.h - t.tile_columns) & (kToeplitzVector - 1));
-  const int slack = store_width == 8 ? 0 : 7;
-  t.slot_pitch = int(ceil_div(int64_t(kernel) * t.row_pitch + slack, 4) * 4);
   const int least_pitch = 8 * (t.windows + halves - 1), slots = 16 / t.windows;
   t.staged_columns = least_pitch;
   const int table = 2 * kernel * (8 * halves + 8);
@@ -127,8 +126,7 @@ bool tile_toeplitz(const DepthwiseImages<T>& p, int kernel, int halves, int load
         option.staged_rows = option.row_end - option.row_begin;
       }
       const int64_t bytes =
-          int64_t(option.panels) * option.staged_rows * least_pitch * 2 + table * 2 +
-          int64_t(option.panels) * strips * t.slot_pitch * 4;
+          (int64_t(option.panels) * option.staged_rows * least_pitch + table) * 2;
       if (bytes > kToeplitzWarpBytes && (option.rows > 1 || option.panels > 1)) continue;
       // Instructions of a warp, by the machine code: products, stores, copies, set-up.
       const int64_t copies = int64_t(option.panels) * option.staged_rows * (least_pitch / 8);
@@ -158,29 +156,13 @@ bool tile_toeplitz(const DepthwiseImages<T>& p, int kernel, int halves, int load
   }
   t.pitch = best_pitch;
   t.panel_pitch = t.staged_rows * t.pitch + best_gap;
-  const int64_t finished = kToeplitzSlotBytes + int64_t(table + t.panels * t.panel_pitch) * 2;
-  // A vector that holds a run's end may reach past it.
-  const int64_t warp_bytes = finished + (int64_t(t.panels) * t.strips * t.slot_pitch + 4) * 4;
-  t.finished_bytes = int(finished), t.warp_bytes = int(ceil_div(warp_bytes, 16) * 16);
-  t.warps = int(std::min<int64_t>(kToeplitzWarps, kToeplitzBlockBytes / t.warp_bytes));
+  t.warps = int(std::min<int64_t>(kToeplitzWarps, kToeplitzBlockBytes / toeplitz_warp_bytes(t, table)));
   if (t.warps == 0) return false;
 
   t.chunks = int(std::min(ceil_div(p.width, 8), ceil_div(least_pitch, 8)));
   t.panels_at_once =
       std::max(1, std::min(t.panels, 32 / std::max(1, t.staged_rows * t.chunks)));
   t.rows_at_once = t.panels_at_once > 1 ? t.staged_rows : std::max(1, std::min(t.staged_rows, 32 / t.chunks));
-  const int64_t run = int64_t(t.runs_per_slot == 1 ? kernel : 1) * t.tile_columns;
-  const int64_t units = ceil_div(run, kToeplitzVector) + (store_width < 8);
-  // At least 8 lanes side by side, for whole sectors.
-  const int64_t runs = int64_t(t.panels) * t.strips * t.runs_per_slot;
-  int64_t least = -1;
-  for (int at_once : {1, 2, 3, 4}) {
-    const int64_t lanes = std::min<int64_t>(32 / at_once, units);
-    const int64_t cost = ceil_div(runs, at_once) * (2 + ceil_div(units, lanes));
-    if (least < 0 || cost < least) {
-      least = cost, t.run_lanes = int(lanes), t.runs_at_once = int(32 / lanes);
-    }
-  }
   const int64_t groups = ceil_div(t.panel_count, t.panels);
   const int64_t warps = p.channels * groups * t.column_tiles;
   t.rounds = int(std::clamp<int64_t>(warps / (2 * kToeplitzTargetWarps), 1, groups));
@@ -192,8 +174,6 @@ bool tile_toeplitz(const DepthwiseImages<T>& p, int kernel, int halves, int load
   t.by_row_tiles = make_divisor(t.row_tiles);
   t.by_strips = make_divisor(t.strips);
   t.by_windows = make_divisor(t.windows);
-  t.by_runs = make_divisor(t.runs_per_slot);
-  t.by_run_lanes = make_divisor(t.run_lanes);
   t.by_chunks = make_divisor(t.chunks);
   t.by_panel_lanes = make_divisor(std::max(1, t.rows_at_once * t.chunks));
   *result = t;
