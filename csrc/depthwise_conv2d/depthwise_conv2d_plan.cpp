@@ -351,8 +351,8 @@ bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& p) {
 
 bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
   const bool half = p.dtype == DType::kFloat16 || p.dtype == DType::kBFloat16;
-  const bool known = p.kernel_h == p.kernel_w &&
-                     (p.kernel_h == 5 || p.kernel_h == 7 || p.kernel_h == 9) && p.stride_h == 1 &&
+  // Up to 9 taps, a product has more zeros than multiply-adds are worth.
+  const bool known = p.taps() > 9 && std::max(p.kernel_h, p.kernel_w) <= 57 && p.stride_h == 1 &&
                      p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1 &&
                      p.multiplier() == 1;
   return half && known && fits_int(p);

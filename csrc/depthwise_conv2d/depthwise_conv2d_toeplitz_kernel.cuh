@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 3 : 4)
       }
       if (first < 0) continue;
       if (__any_sync(0xffffffffu, has_infinite_windows(done))) {
-        sum_taps<kHalves>(done, staged, table, p, tiles, kKernel, kKernel, first, lane);
+        sum_taps<kHalves>(done, staged, table, p, tiles, kKernel, kKernel, 0, first, lane);
       }
       if (bias != 0.f) {
 #pragma unroll

@@ -83,18 +83,19 @@ __device__ __forceinline__ bool has_infinite_windows(const float (&sums)[kRows][
   return !(zero == 0.f);
 }
 
-// The sums of a warp's windows once more, tap by tap, from the staged input and taps. `row` is the
-// first one's in its strip.
+// The sums of a warp's windows, from first_window on, once more, tap by tap, from the staged input
+// and taps. `row` is the first sums' in the strip.
 template <int kHalves, int kRows, typename T>
 __device__ __forceinline__ void sum_taps(float (&sums)[kRows][4], const T* staged, const T* table,
                                          const DepthwiseImages<T>& p, const ToeplitzTiles& tiles,
-                                         int kernel_h, int kernel_w, int row, int lane) {
+                                         int kernel_h, int kernel_w, int first_window, int row,
+                                         int lane) {
 #pragma unroll 1
   for (int i = 0; i < kRows; ++i) {
     float done[4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const ToeplitzWindow at(tiles, lane / 4 + 8 * half);
+      const ToeplitzWindow at(tiles, first_window + lane / 4 + 8 * half);
       const int y = at.strip * tiles.rows + row + i - tiles.row_begin;
       const int x = at.x + 2 * (lane % 4) - p.pad_left + tiles.lead;
       float a = 0.f, b = 0.f;

@@ -6,6 +6,7 @@
 
 #include "depthwise_conv2d/depthwise_conv2d_tiling.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_toeplitz_large_kernel.cuh"
 
 namespace effkern {
 
@@ -93,79 +94,60 @@ inline int toeplitz_conflicts(const ToeplitzTiles& t, int strip_units, int panel
 
 }  // namespace detail
 
-// False where the kernel does not take the tensors. `halves` is the number of 8-column parts of a
-// window's input.
+// The part of a tiling that both kernels have in common: columns, and all that depends on them.
 template <typename T>
-bool tile_toeplitz(const DepthwiseImages<T>& p, int kernel, int halves, int load_width,
-                   int store_width, ToeplitzTiles* result) {
+ToeplitzTiles start_toeplitz(const DepthwiseImages<T>& p, int kernel_w, int halves, int load_width,
+                             int store_width) {
   ToeplitzTiles t{};
-  const auto c = choose_toeplitz_columns(p.out_width, p.pad_left, kernel, halves, load_width);
+  const auto c = choose_toeplitz_columns(p.out_width, p.pad_left, kernel_w, halves, load_width);
   t.windows = c.windows, t.column_tiles = c.column_tiles, t.tile_columns = c.tile_columns;
   t.first_output = c.first_output, t.lead = c.lead, t.shift = c.shift, t.load_width = c.load_width;
   t.paired = store_width >= 2 && t.first_output % 2 == 0;
-  const int least_pitch = 8 * (t.windows + halves - 1), slots = 16 / t.windows;
-  t.staged_columns = least_pitch;
-  const int table = 2 * kernel * (8 * halves + 8);
+  t.staged_columns = 8 * (t.windows + halves - 1);
+  return t;
+}
 
-  int64_t best = -1;
-  for (int strips = 1;; strips = std::min(2 * strips, slots)) {
-    for (int64_t row_tiles = 1; row_tiles <= p.out_height; row_tiles *= 2) {
-      ToeplitzTiles option = t;
-      option.strips = strips;
-      option.rows = int(ceil_div(p.out_height, row_tiles * strips));
-      option.row_tiles = int(ceil_div(p.out_height, int64_t(option.rows) * strips));
-      const int64_t panel_count = int64_t(p.batch) * option.row_tiles;
-      option.panel_count = int(panel_count);
-      option.panels = int(std::min<int64_t>(slots / strips, panel_count));
-      option.row_end = option.rows + kernel - 1;
-      option.staged_rows = strips * option.rows + kernel - 1;
-      if (strips == 1 && option.row_tiles == 1) {
-        // All strips meet the same rows outside the image: they are left out.
-        option.row_begin = std::min(std::max(0, p.pad_top), option.row_end);
-        option.row_end = std::clamp(p.pad_top + p.height, option.row_begin, option.row_end);
-        option.staged_rows = option.row_end - option.row_begin;
-      }
-      const int64_t bytes =
-          (int64_t(option.panels) * option.staged_rows * least_pitch + table) * 2;
-      if (bytes > kToeplitzWarpBytes && (option.rows > 1 || option.panels > 1)) continue;
-      // Instructions of a warp, by the machine code: products, stores, copies, set-up.
-      const int64_t copies = int64_t(option.panels) * option.staged_rows * (least_pitch / 8);
-      const int64_t instructions = 14 * (option.row_end - option.row_begin) + 20 * option.rows +
-                                   22 * ceil_div(copies, 32) + 400;
-      const int64_t warps = int64_t(p.channels) * ceil_div(panel_count, option.panels) * t.column_tiles;
-      const int64_t cost = instructions * std::max(warps, kToeplitzTargetWarps);
-      if (best < 0 || cost < best) best = cost, *result = option;
-      if (option.rows == 1) break;
+// Cuts a channel's rows into panels of strips of `rows` rows.
+template <typename T>
+void set_toeplitz_rows(ToeplitzTiles& t, const DepthwiseImages<T>& p, int kernel_h, int strips,
+                       int rows) {
+  t.strips = strips, t.rows = rows;
+  t.row_tiles = int(ceil_div(p.out_height, int64_t(rows) * strips));
+  t.panel_count = int(int64_t(p.batch) * t.row_tiles);
+  t.row_begin = 0, t.row_end = rows + kernel_h - 1;
+  t.staged_rows = strips * rows + kernel_h - 1;
+  if (t.row_tiles > 1) return;
+  // All panels meet the same rows outside the image: they are left out.
+  const int end = t.staged_rows;
+  t.row_begin = std::min(std::max(0, p.pad_top), end);
+  t.staged_rows = std::clamp(p.pad_top + p.height, t.row_begin, end) - t.row_begin;
+  t.row_end = std::min(t.row_end, t.row_begin + t.staged_rows);
+}
+
+// Distances in shared memory, without bank conflicts where there is room; how the threads copy; and
+// what each warp or block takes. False if it is too much for one launch.
+template <typename T>
+bool finish_toeplitz(ToeplitzTiles& t, const DepthwiseImages<T>& p, int threads,
+                     int64_t target_jobs) {
+  int fewest = 1 << 30;
+  const int least = t.staged_columns / 8, most_extra = t.strips == 1 ? 1 : 4;
+  const int most_gap = t.panels == 1 ? 1 : 8;
+  for (int extra = 0; extra < most_extra; ++extra) {
+    for (int gap = 0; gap < most_gap; ++gap) {
+      const int units = least + extra, panel = t.staged_rows * units + gap;
+      const int cost = 64 * detail::toeplitz_conflicts(t, t.rows * units, panel) + 8 * extra + gap;
+      if (cost >= fewest) continue;
+      fewest = cost, t.pitch = 8 * units, t.panel_pitch = 8 * panel;
     }
-    if (strips >= slots || strips >= p.out_height) break;
   }
-  if (best < 0) return false;
-  t = *result;
-
-  int best_pitch = 0, best_gap = 0, fewest = 1 << 30;
-  for (int extra = 0; extra < 4; ++extra) {
-    const int units = least_pitch / 8 + extra;
-    for (int gap = 0; gap < 8; ++gap) {
-      const int conflicts =
-          detail::toeplitz_conflicts(t, t.rows * units, t.staged_rows * units + gap);
-      const int weighted = 64 * conflicts + 8 * extra + gap;
-      if (weighted < fewest) fewest = weighted, best_pitch = 8 * units, best_gap = 8 * gap;
-      if (t.panels == 1) break;
-    }
-    if (t.strips == 1) break;
-  }
-  t.pitch = best_pitch;
-  t.panel_pitch = t.staged_rows * t.pitch + best_gap;
-  t.warps = int(std::min<int64_t>(kToeplitzWarps, kToeplitzBlockBytes / toeplitz_warp_bytes(t, table)));
-  if (t.warps == 0) return false;
-
-  t.chunks = int(std::min(ceil_div(p.width, 8), ceil_div(least_pitch, 8)));
-  t.panels_at_once =
-      std::max(1, std::min(t.panels, 32 / std::max(1, t.staged_rows * t.chunks)));
-  t.rows_at_once = t.panels_at_once > 1 ? t.staged_rows : std::max(1, std::min(t.staged_rows, 32 / t.chunks));
+  t.chunks = int(std::min(ceil_div(p.width, 8), int64_t(t.staged_columns / 8)));
+  t.panels_at_once = std::clamp(threads / std::max(1, t.staged_rows * t.chunks), 1, t.panels);
+  t.rows_at_once = t.panels_at_once > 1
+                       ? t.staged_rows
+                       : std::clamp(threads / t.chunks, 1, std::max(1, t.staged_rows));
   const int64_t groups = ceil_div(t.panel_count, t.panels);
-  const int64_t warps = p.channels * groups * t.column_tiles;
-  t.rounds = int(std::clamp<int64_t>(warps / (2 * kToeplitzTargetWarps), 1, groups));
+  const int64_t all = p.channels * groups * t.column_tiles;
+  t.rounds = int(std::clamp<int64_t>(all / target_jobs, 1, groups));
   const int64_t jobs = p.channels * ceil_div(groups, t.rounds) * t.column_tiles;
   if (jobs > kMaxInt) return false;
   t.jobs = int(jobs);
@@ -175,9 +157,80 @@ bool tile_toeplitz(const DepthwiseImages<T>& p, int kernel, int halves, int load
   t.by_strips = make_divisor(t.strips);
   t.by_windows = make_divisor(t.windows);
   t.by_chunks = make_divisor(t.chunks);
-  t.by_panel_lanes = make_divisor(std::max(1, t.rows_at_once * t.chunks));
-  *result = t;
+  t.by_panel_lanes = make_divisor(t.rows_at_once * t.chunks);
   return true;
+}
+
+// For depthwise_conv2d_toeplitz_kernel. False where it does not take the tensors.
+template <typename T>
+bool tile_toeplitz(const DepthwiseImages<T>& p, int kernel, int load_width, int store_width,
+                   ToeplitzTiles* result) {
+  constexpr int kHalves = 2;
+  ToeplitzTiles t = start_toeplitz(p, kernel, kHalves, load_width, store_width);
+  const int slots = 16 / t.windows, table = 2 * kernel * kTapPitch<kHalves>;
+  int64_t best = -1;
+  for (int strips = 1;; strips = std::min(2 * strips, slots)) {
+    for (int64_t row_tiles = 1; row_tiles <= p.out_height; row_tiles *= 2) {
+      set_toeplitz_rows(t, p, kernel, strips, int(ceil_div(p.out_height, row_tiles * strips)));
+      if (strips > 1) {
+        // Strips that meet different rows outside the image walk over all of theirs.
+        t.row_begin = 0, t.row_end = t.rows + kernel - 1;
+        t.staged_rows = strips * t.rows + kernel - 1;
+      }
+      t.panels = int(std::min(slots / strips, t.panel_count));
+      t.panel_pitch = t.staged_rows * t.staged_columns;
+      const bool least = t.rows == 1 && t.panels == 1;
+      if (toeplitz_warp_bytes(t, table) > kToeplitzWarpBytes && !least) continue;
+      // Instructions of a warp, by the machine code: products, stores, copies, set-up.
+      const int64_t copies = int64_t(t.panels) * t.staged_rows * (t.staged_columns / 8);
+      const int64_t instructions =
+          14 * (t.row_end - t.row_begin) + 20 * t.rows + 22 * ceil_div(copies, 32) + 400;
+      const int64_t warps = p.channels * ceil_div(t.panel_count, t.panels) * t.column_tiles;
+      const int64_t cost = instructions * std::max(warps, kToeplitzTargetWarps);
+      if (best < 0 || cost < best) best = cost, *result = t;
+      if (t.rows == 1) break;
+    }
+    if (strips >= slots || strips >= p.out_height) break;
+  }
+  if (best < 0 || !finish_toeplitz(*result, p, 32, 2 * kToeplitzTargetWarps)) return false;
+  const int64_t warps = kToeplitzBlockBytes / toeplitz_warp_bytes(*result, table);
+  result->warps = int(std::min<int64_t>(kToeplitzWarps, warps));
+  return warps > 0;
+}
+
+// Of shared memory of a block of depthwise_conv2d_toeplitz_large_kernel.
+inline int64_t toeplitz_large_bytes(const ToeplitzTiles& t, int kernel_h, int halves) {
+  return (int64_t(2 * kernel_h) * (8 * halves + 8) + t.pitch + int64_t(t.panels) * t.panel_pitch) *
+         2;
+}
+
+// For depthwise_conv2d_toeplitz_large_kernel.
+template <typename T>
+bool tile_toeplitz_large(const DepthwiseImages<T>& p, int kernel_h, int kernel_w, int halves,
+                         int load_width, int store_width, ToeplitzTiles* result) {
+  ToeplitzTiles t = start_toeplitz(p, kernel_w, halves, load_width, store_width);
+  t.warps = kToeplitzWarps;
+  // Whole images if they fit; else the most strips that do, in equal parts.
+  const int all_strips = int(ceil_div(p.out_height, kToeplitzRows));
+  for (int parts = 1;; ++parts) {
+    set_toeplitz_rows(t, p, kernel_h, int(ceil_div(all_strips, parts)), kToeplitzRows);
+    // Room for what finish_toeplitz adds.
+    t.pitch = t.staged_columns + 24, t.panel_pitch = t.staged_rows * t.pitch, t.panels = 1;
+    if (toeplitz_large_bytes(t, kernel_h, halves) <= kToeplitzBlockBytes) break;
+    if (t.strips == 1) return false;
+  }
+  // As many panels as all warps take at a time.
+  const int slots = kToeplitzWarps * (16 / t.windows);
+  const int panels = std::clamp(slots / t.strips, 1, t.panel_count);
+  t.panel_pitch += 56;
+  while (t.panels < panels) {
+    ++t.panels;
+    if (toeplitz_large_bytes(t, kernel_h, halves) <= kToeplitzBlockBytes) continue;
+    --t.panels;
+    break;
+  }
+  *result = t;
+  return finish_toeplitz(*result, p, 32 * kToeplitzWarps, kToeplitzTargetWarps);
 }
 
 }  // namespace effkern

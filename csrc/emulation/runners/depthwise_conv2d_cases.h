@@ -151,6 +151,42 @@ void run_toeplitz(bool small) {
   }
 }
 
+void run_toeplitz_large(bool small) {
+  struct Size {
+    int64_t n, c, h, w;
+  };
+  const std::vector<Size> sizes =
+      small ? std::vector<Size>{{3, 2, 7, 7}}
+            : std::vector<Size>{{1, 1, 1, 1},  {33, 1, 7, 7},  {5, 2, 14, 14}, {1, 1, 28, 28},
+                                {1, 1, 9, 75}, {1, 1, 5, 140}, {1, 20, 4, 3},  {1, 1, 65, 8}};
+  const std::pair<int64_t, int64_t> kernels[] = {{13, 13}, {31, 31}, {51, 51}, {51, 5}, {5, 51},
+                                                 {1, 11},  {11, 1},  {4, 6},   {3, 17}, {57, 57},
+                                                 {27, 33}, {10, 2}};
+  unsigned number = 1;
+  for (const auto& [kernel_h, kernel_w] : kernels) {
+    for (const Size& size : sizes) {
+      for (int pads = 0; pads < 2; ++pads) {
+        ++number;
+        // The largest kernels take long here, and differ little.
+        if (small && pads) continue;
+        if (!small && kernel_h * kernel_w > 300 && number % 3) continue;
+        auto p = square(number % 2 ? DType::kFloat16 : DType::kBFloat16, Memory::kContiguous,
+                        size.n, size.c, size.h, size.w, 1, 1, 0);
+        p.kernel_h = kernel_h, p.kernel_w = kernel_w;
+        p.pad_top = p.pad_bottom = kernel_h / 2, p.pad_left = p.pad_right = kernel_w / 2;
+        if (pads == 1) {
+          p.pad_left = number % (kernel_w + 3), p.pad_right = kernel_w - 1;
+          p.pad_top = number % (kernel_h + 3), p.pad_bottom = kernel_h - 1;
+        }
+        vary(p, number);
+        const Memory memories[] = {Memory::kContiguous, Memory::kContiguous, Memory::kOffset,
+                                   Memory::kSliced};
+        run({p, memories[number % 4], memories[number / 2 % 4]}, number);
+      }
+    }
+  }
+}
+
 void run_empty() {
   for (DType dtype : kAllTypes) {
     for (Memory memory : kDense) {
@@ -185,6 +221,7 @@ void run_layers() {
 void run_smoke() {
   run_edge(true);
   run_toeplitz(true);
+  run_toeplitz_large(true);
   for (const auto& [input, output] : {std::pair(Memory::kSliced, Memory::kSliced),
                                       std::pair(Memory::kPermuted, Memory::kOffset)}) {
     auto p = square(DType::kFloat32, input, 2, 3, 6, 9, 3, 1, 1);
@@ -208,7 +245,7 @@ bool run_cases(const std::string& name) {
   if (name == "counted") return run_counted(), true;
   if (name == "smoke") return run_smoke(), true;
   if (all || name == "edge") run_edge(false);
-  if (all || name == "toeplitz") run_toeplitz(false);
+  if (all || name == "toeplitz") run_toeplitz(false), run_toeplitz_large(false);
   if (all || name == "views") run_views();
   if (all || name == "general") run_general();
   if (all || name == "empty") run_empty();
