@@ -243,8 +243,8 @@ cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_out
           detail::launch_toeplitz(
               detail::describe_images(p.batch, from, weight, to, p.kernel_h - 1 - p.pad_top,
                                       p.kernel_w - 1 - p.pad_left, true),
-              int(p.kernel_h), int(p.kernel_w), from, to, Epilogue{nullptr, Activation::kNone}, stream,
-              &error)) {
+              int(p.kernel_h), int(p.kernel_w), from, to, Epilogue{nullptr, Activation::kNone},
+              stream, &error)) {
         return error;
       }
     }

@@ -1,12 +1,12 @@
 // Convolution of contiguous 16-bit planes on tensor cores, k x k with k = 5, 7 or 9, stride 1,
 // dilation 1, one output per input channel.
 //
-// For one row of the kernel, 8 neighbouring outputs of a row are the product of the 16 inputs around
-// them with a 16 x 8 Toeplitz matrix B[i][j] = tap[i - j - shift]. The 16 rows of an m16n8k16 product
-// are 16 windows of 8 outputs, in one row, in several strips of rows or in several images. A warp
-// walks down its strips: the fragment of an input row is loaded once and multiplied with the
-// Toeplitz matrices of all k kernel rows, which stay in registers, into the k output rows that it
-// touches, whose accumulators rotate. Warps do not depend on each other.
+// For one row of the kernel, 8 neighbouring outputs of a row are the product of the 16 inputs
+// around them with a 16 x 8 Toeplitz matrix B[i][j] = tap[i - j - shift]. The 16 rows of an
+// m16n8k16 product are 16 windows of 8 outputs, in one row, in several strips of rows or in several
+// images. A warp walks down its strips: the fragment of an input row is loaded once and multiplied
+// with the Toeplitz matrices of all k kernel rows, which stay in registers, into the k output rows
+// that it touches, whose accumulators rotate. Warps do not depend on each other.
 #pragma once
 
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_store.cuh"
@@ -51,8 +51,7 @@ __device__ __forceinline__ void finish_sums(float (&sums)[kRows][4], const Epilo
 
 template <typename T, int kKernel, typename Epilogue>
 __global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 3 : 4)
-    depthwise_conv2d_toeplitz_kernel(DepthwiseImages<T> p, ToeplitzTiles tiles,
-                                     Epilogue epilogue) {
+    depthwise_conv2d_toeplitz_kernel(DepthwiseImages<T> p, ToeplitzTiles tiles, Epilogue epilogue) {
   constexpr int kHalves = 2, kTable = 2 * kKernel * kTapPitch<kHalves>;
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   // Of each warp: taps, then the staged input.

@@ -1,11 +1,11 @@
 // Convolution of contiguous 16-bit planes on tensor cores, for kernels of any shape up to 57 x 57:
 // stride 1, dilation 1, one output per input channel.
 //
-// As in depthwise_conv2d_toeplitz_kernel.cuh, a kernel row is a Toeplitz matrix, here of 8 x kHalves
-// rows. The kernel rows do not fit the registers: a strip has 8 rows, whose accumulators stay, and a
-// window of 8 kernel rows rotates. Each input row brings one of them; it is loaded once and meets
-// the 8 output rows. A block stages the panels of one channel and its taps for all of its warps;
-// each takes whole strips.
+// As in depthwise_conv2d_toeplitz_kernel.cuh, a kernel row is a Toeplitz matrix, here of 8 x
+// kHalves rows. The kernel rows do not fit the registers: a strip has 8 rows, whose accumulators
+// stay, and a window of 8 kernel rows rotates. Each input row brings one of them; it is loaded once
+// and meets the 8 output rows. A block stages the panels of one channel and its taps for all of its
+// warps; each takes whole strips.
 #pragma once
 
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_kernel.cuh"

@@ -1,8 +1,8 @@
 // From a warp's accumulators to memory, for the Toeplitz kernels.
 //
-// A lane's fragment holds two neighbouring outputs of window lane / 4, the upper one, and two of the
-// lower one, 8 windows further on. The 32 pairs of a store lie side by side where the windows do:
-// 128 bytes.
+// A lane's fragment holds two neighbouring outputs of window lane / 4, the upper one, and two of
+// the lower one, 8 windows further on. The 32 pairs of a store lie side by side where the windows
+// do: 128 bytes.
 #pragma once
 
 #include "depthwise_conv2d/depthwise_conv2d_epilogue.cuh"
@@ -71,7 +71,8 @@ struct ToeplitzOutput {
 };
 
 // Products with the zeros of a Toeplitz matrix are NaN where the input is infinite or NaN, which
-// must not reach its neighbours. Then all of a window's sums are infinite or NaN: one of them tells.
+// must not reach its neighbours. Then all of a window's sums are infinite or NaN: one of them
+// tells.
 template <int kRows>
 __device__ __forceinline__ bool has_infinite_windows(const float (&sums)[kRows][4]) {
   float zero = 0.f;

@@ -38,7 +38,8 @@ inline ToeplitzColumns toeplitz_columns(int64_t columns, int64_t pad_left, int k
   for (int shift = 0; shift <= 8 * halves - 7 - kernel; ++shift) {
     const int64_t lead = ceil_div(pad_left + shift, align) * align;
     const int first = int(pad_left + shift - lead);
-    const bool better = result.first_output == -align || (first % 2 == 0 && result.first_output % 2) ||
+    const bool better = result.first_output == -align ||
+                        (first % 2 == 0 && result.first_output % 2) ||
                         (first % 2 == result.first_output % 2 && first > result.first_output);
     if (better) result.first_output = first, result.lead = int(lead), result.shift = shift;
   }
@@ -64,7 +65,8 @@ inline ToeplitzColumns choose_toeplitz_columns(int64_t columns, int64_t pad_left
   const auto wide = toeplitz_columns(columns, pad_left, kernel, halves, load_width);
   if (load_width != 8) return wide;
   const auto narrow = toeplitz_columns(columns, pad_left, kernel, halves, 4);
-  const bool fewer = wide.column_tiles * (16 / narrow.windows) > narrow.column_tiles * (16 / wide.windows);
+  const bool fewer =
+      wide.column_tiles * (16 / narrow.windows) > narrow.column_tiles * (16 / wide.windows);
   return fewer ? narrow : wide;
 }
 
@@ -84,7 +86,8 @@ inline int toeplitz_conflicts(const ToeplitzTiles& t, int strip_units, int panel
     for (int item = half; item < half + 8; ++item) {
       const int slot = item / t.windows;
       if (slot >= t.panels * t.strips) break;
-      const int unit = slot / t.strips * panel_units + slot % t.strips * strip_units + item % t.windows;
+      const int unit =
+          slot / t.strips * panel_units + slot % t.strips * strip_units + item % t.windows;
       most = std::max(most, ++uses[unit % 8]);
     }
     conflicts += most - 1;
