@@ -107,7 +107,7 @@ __device__ __forceinline__ void stage_panels(T* staged, const DepthwiseImages<T>
     int y = at.row - p.pad_top + tiles.row_begin + lane_row;
     const T* from = plane + int64_t(at.n) * int(p.input_strides.n) + (int64_t(y) * stride_h + x);
     T* to = staged + panel * tiles.panel_pitch + lane_row * tiles.pitch + (x - x_first);
-#pragma unroll 2
+#pragma unroll 1
     for (int row = lane_row; row < tiles.staged_rows; row += tiles.rows_at_once) {
       copy_chunk<kWidth>(to, from, unsigned(y) < unsigned(p.height), columns);
       y += tiles.rows_at_once;

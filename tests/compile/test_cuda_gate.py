@@ -127,6 +127,16 @@ def test_the_compiler_of_a_library(tmp_path):
         ("depthwise_conv2d_channels_last_wgrad_kernel<float16, 3, 2>", (16, 13, ()), (4, 1, ())),
         (CONTIGUOUS, (8, 1, (2,)), (8, 4, (2,))),
         ("depthwise_conv2d_contiguous_wgrad_kernel<float32, 5, 2>", (16, 5, (4,)), (4, 1, ())),
+        (
+            "depthwise_conv2d_toeplitz_kernel<bfloat16, 7, BiasActivation>",
+            (16, 1, (8, 4, 2)),
+            (4, 14, (2,)),
+        ),
+        (
+            "depthwise_conv2d_toeplitz_large_kernel<float16, 5, BiasActivation>",
+            (16, 1, (8, 4, 2)),
+            (4, 16, (2,)),
+        ),
         ("depthwise_conv2d_strided_kernel<float64, long, ActivationGrad>", None, None),
     ],
 )
