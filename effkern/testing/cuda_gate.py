@@ -21,7 +21,7 @@ from .sass import (
     run_tool,
 )
 
-# The longest kernel has about 3400 (toeplitz_large with 8 halves, in bfloat16 on sm_80), of 16 bytes
+# The longest kernel has about 3400 (toeplitz_large of 8 parts, in bfloat16 on sm_80), of 16 bytes
 # each. A third more is a kernel that has been unrolled by mistake.
 MOST_INSTRUCTIONS = 4500
 # Bytes per block without cudaFuncAttributeMaxDynamicSharedMemorySize, on every device: no launcher
