@@ -52,8 +52,9 @@ __device__ __forceinline__ void finish_sums(float (&sums)[kRows][4], const Epilo
 template <typename T, int kKernel, typename Epilogue>
 __global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 3 : 4)
     depthwise_conv2d_toeplitz_kernel(DepthwiseImages<T> p, ToeplitzTiles tiles, Epilogue epilogue) {
-  constexpr int kHalves = 2, kTable = 2 * kKernel * kTapPitch<kHalves>;
+  // The launcher takes other kernels on older devices.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  constexpr int kHalves = 2, kTable = 2 * kKernel * kTapPitch<kHalves>;
   // Of each warp: taps, then the staged input.
   EFFKERN_DYNAMIC_SHARED(T, shared);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

@@ -135,8 +135,9 @@ bool finish_toeplitz(ToeplitzTiles& t, const DepthwiseImages<T>& p, int threads,
   int fewest = 1 << 30;
   const int least = t.staged_columns / 8, most_extra = t.strips == 1 ? 1 : 4;
   const int most_gap = t.panels == 1 ? 1 : 8;
-  for (int extra = 0; extra < most_extra; ++extra) {
-    for (int gap = 0; gap < most_gap; ++gap) {
+  // Below 64 there are none.
+  for (int extra = 0; extra < most_extra && fewest >= 64; ++extra) {
+    for (int gap = 0; gap < most_gap && fewest >= 64; ++gap) {
       const int units = least + extra, panel = t.staged_rows * units + gap;
       const int cost = 64 * detail::toeplitz_conflicts(t, t.rows * units, panel) + 8 * extra + gap;
       if (cost >= fewest) continue;
