@@ -174,7 +174,7 @@ def test_a_clean_kernel_passes():
     [
         ({"spill_instructions": 2}, "registers: wanted no spills, got 2 LDL and STL"),
         ({"local_memory": 8}, "local memory: wanted none, got 8 bytes"),
-        ({"instructions": 3001}, "code: wanted at most 3000 instructions, got 3001"),
+        ({"instructions": 4501}, "code: wanted at most 4500 instructions, got 4501"),
         ({"shared_memory": 49153}, "shared memory: wanted at most 49152 bytes, got 49153"),
         (
             {"threads": 0, "blocks": 0},
