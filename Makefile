@@ -6,6 +6,10 @@
 #   PYTHON=exe   the interpreter that makes the environment (default python3)
 #   TORCH=...    what to install where there is no torch; torchvision needs the torch it was built for
 #   FULL=1       bench: every layer, dtype and layout; test: also builds from source, for minutes
+#   SLICE=name   gpu: this slice only (python tools/gpu.py --list)
+#   BUDGET=540   gpu: seconds for all slices together
+#   RESUME=file  gpu: go on from the archive of an earlier machine
+#   DRY_RUN=1    gpu: the same command lines without a GPU, shortened
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -40,11 +44,16 @@ bench: build  ## the microbenchmark on this machine's best device, into results/
 test: build  ## every test this machine can run
 	$(PY) -m pytest $(if $(FULL),,-m "not slow_build") $(PYTEST_ARGS)
 
-gpu: export EFFKERN_BUILD_CUDA = 1
-gpu: export EFFKERN_REQUIRE_BACKENDS = cpu,cuda
-gpu: build  ## everything worth doing with one GPU: build, all tests, benchmark
-	$(PY) -m pytest -m "not slow_build" $(PYTEST_ARGS)
-	$(PY) -m benchmarks micro --device cuda $(if $(FULL),--full)
+# On a machine without a network, what is installed has to do. Where no environment was made and
+# PYTHON has a torch, PYTHON is the one to use.
+gpu: GPU_PY = $(or $(shell command -v $(PY)),$(shell $(PYTHON) -c "import torch" 2> /dev/null \
+	&& echo $(PYTHON)),$(PY))
+gpu:  ## everything worth doing with one GPU, in slices that go on where the last call ended
+	@$(GPU_PY) tools/gpu.py --check \
+		|| PIP_RETRIES=0 PIP_DEFAULT_TIMEOUT=10 $(MAKE) --no-print-directory setup \
+		|| echo "make gpu: no network; what is installed has to do"
+	$(GPU_PY) tools/gpu.py $(if $(DRY_RUN),--dry-run) $(if $(BUDGET),--budget $(BUDGET)) \
+		$(if $(RESUME),--resume $(RESUME)) $(SLICE)
 
 lint: $(STAMPS)/lint  ## ruff, mypy, clang-format; changes nothing
 	$(PY) -m ruff check .

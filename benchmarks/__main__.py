@@ -16,7 +16,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 from rich.console import Console  # noqa: E402
 
-from . import micro, publish, report, workloads  # noqa: E402
+from . import micro, predict, publish, report, workloads  # noqa: E402
 from .contenders import PEERS  # noqa: E402
 from .options import Options  # noqa: E402
 from .problem import DTYPES, LAYOUTS, PASSES  # noqa: E402
@@ -55,6 +55,18 @@ def parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="results on standard output")
     add("--output", type=Path, default=Path("results"), help="folder (default: %(default)s)")
 
+    later = command("predict", "Predicts every pass of the layers on a GPU that is not there.")
+    add = later.add_argument
+    add("--model", nargs="+", metavar="NAME", help=f"of {', '.join(workloads.models())}")
+    add("--pass", dest="passes", type=_words, help=f"of {','.join(PASSES)} (default: all)")
+    add("--dtype", type=_words, help="default: bfloat16,float32")
+    add("--layout", type=_words, help=f"of {','.join(LAYOUTS)} (default: both)")
+    add("--batch", type=_numbers, help="batch sizes (default: 128)")
+    add("--sm", type=int, help="compute capability, 80 (A100) or 90 (H200, the default)")
+    add("--quick", action="store_true", help="one layer a class, none above 7x7")
+    add("--json", action="store_true", help="results on standard output")
+    add("--output", type=Path, default=Path("results"), help="folder (default: %(default)s)")
+
     render = command("report", "Renders results again from their JSON files.")
     render.add_argument("files", nargs="*", type=Path, help="default: results/*/*.json")
     publication = command("publish", "Copies results to benchmarks/results, to be committed.")
@@ -83,15 +95,16 @@ def _options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def _micro(arguments: argparse.Namespace) -> int:
+def _console(arguments: argparse.Namespace) -> Console:
     # Standard output may be for JSON; what people read then goes beside it.
     console = Console(stderr=arguments.json)
     if not console.is_terminal:
         console.width = 140
-    options = _options(arguments)
-    results = micro.run(options, console)
-    folder = options.output / results["slug"]
-    files = report.write(results, folder)
+    return console
+
+
+def _finish(results: dict[str, Any], arguments: argparse.Namespace, console: Console) -> int:
+    files = report.write(results, arguments.output / results["slug"])
     if arguments.json:
         json.dump(results, sys.stdout, indent=1)
         print()
@@ -100,6 +113,29 @@ def _micro(arguments: argparse.Namespace) -> int:
     for file in files:
         console.print(f"wrote {file}", highlight=False)
     return 1 if results["failed"] else 0
+
+
+def _micro(arguments: argparse.Namespace) -> int:
+    console = _console(arguments)
+    return _finish(micro.run(_options(arguments), console), arguments, console)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    console = _console(arguments)
+    given = {
+        "models": arguments.model,
+        "passes": arguments.passes,
+        "dtypes": arguments.dtype,
+        "layouts": arguments.layout,
+        "batches": arguments.batch,
+        "capability": arguments.sm,
+    }
+    options = predict.Options(
+        quick=arguments.quick,
+        output=arguments.output,
+        **{name: value for name, value in given.items() if value is not None},
+    )
+    return _finish(predict.run(options, console), arguments, console)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -125,7 +161,7 @@ def _publish(arguments: argparse.Namespace) -> int:
 def main(words: list[str] | None = None) -> int:
     """Runs a command line, of this process unless given; returns its exit status."""
     arguments = parser().parse_args(words)
-    commands = {"micro": _micro, "report": _report, "publish": _publish}
+    commands = {"micro": _micro, "predict": _predict, "report": _report, "publish": _publish}
     try:
         return commands[arguments.command](arguments)
     except (ValueError, OSError) as error:

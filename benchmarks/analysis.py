@@ -49,6 +49,8 @@ def is_compared(cells: pd.DataFrame) -> bool:
 
 def overall(cells: pd.DataFrame) -> pd.DataFrame:
     """Statistics per (dtype, batch, pass, contender), over the layers that it measured."""
+    # Not everybody measures the first layer.
+    cells = cells.sort_values(["dtype", "batch", "_pass", "_name"], kind="stable")
     groups = cells.groupby(["dtype", "batch", "pass", "contender"], sort=False)
     table = groups.agg(
         layers=("layer", "nunique"),
@@ -70,6 +72,26 @@ def by_kind(cells: pd.DataFrame, column: str) -> pd.DataFrame:
     counts = cells.groupby(index, sort=False)["layer"].nunique()
     table.insert(0, "layers", counts)
     return table.reset_index()
+
+
+def group(kind: str) -> str:
+    """The class that a layer's kernel size and stride belong to, such as "3x3 s1" or "k >= 13"."""
+    size, stride = kind.split()
+    kernel = max(int(side) for side in size[1:].split("x"))
+    if kernel >= 13:
+        return "k >= 13"
+    square = size[1:] if "x" in size else f"{kernel}x{kernel}"
+    return f"{square} {stride}" if kernel == 3 else square
+
+
+def by_group(cells: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Like `by_kind`, with the classes of `group` and, after them, "all"."""
+    groups = cells.assign(kind=cells["kind"].map(group))
+    everything = cells.assign(kind="all")
+    table = pd.concat([by_kind(groups, column), by_kind(everything, column)])
+    table["_pass"] = table["pass"].map(PASS_ORDER)
+    table = table.sort_values(["dtype", "batch", "_pass"], kind="stable")
+    return table.drop(columns="_pass").rename(columns={"kind": "class"})
 
 
 def by_layer(cells: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -6,7 +6,6 @@ autograd, which do the same work on both sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -17,9 +16,8 @@ from torch import Tensor
 import effkern
 from effkern import _library, registry
 
+from .blocks import Call
 from .problem import Problem, Tensors
-
-Call = Callable[[], Any]
 
 
 def _output_mask(problem: Problem) -> list[bool]:
@@ -76,12 +74,15 @@ def effkern_call(problem: Problem, tensors: Tensors) -> Call:
     if not _library.available():
         # There is no operator to call: what users then run is torch.
         return torch_call(problem, tensors)
+    from effkern.ops.depthwise_conv2d import operators
+
     top, left = padding
+    backend = registry.BACKENDS[registry.current()]
     return partial(
-        torch.ops.effkern._depthwise_conv2d_backward.default,
+        operators.BY_BACKEND[backend].lean_backward,
         tensors.grad_output, tensors.input, tensors.weight,
         *stride, top, top, left, left, *dilation,
-        *_output_mask(problem), registry.BACKENDS[registry.current()],
+        *_output_mask(problem), backend,
     )  # fmt: skip
 
 

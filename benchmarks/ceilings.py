@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ import torch
 KIB, MIB = 1 << 10, 1 << 20
 # Working sets in bytes, from the L2 caches to memory.
 _CPU_SIZES = (128 * KIB, 512 * KIB, 2 * MIB, 6 * MIB, 12 * MIB, 24 * MIB, 64 * MIB, 256 * MIB)
-_CUDA_SIZES = (4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB, 1024 * MIB)
 
 
 @dataclass
@@ -23,11 +21,13 @@ class Ceilings:
     Attributes:
         flops_per_second: multiply-adds, two FLOPs each.
         copies: (working set in bytes, bytes read and written per second), ascending.
+        cached: bytes per second of a copy within the L2 cache (CUDA), or None.
     """
 
     flops_per_second: float
     copies: list[tuple[int, float]]
     how: dict[str, str]
+    cached: float | None = None
 
     def bandwidth(self, working_set: int) -> float:
         """Bytes per second for a working set, linear between the measured sizes' neighbours."""
@@ -46,13 +46,15 @@ class Ceilings:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Ceilings:
         copies = [(int(size), float(rate)) for size, rate in data["copies"]]
-        return cls(data["flops_per_second"], copies, data["how"])
+        return cls(data["flops_per_second"], copies, data["how"], data.get("cached"))
 
     def best(self, other: Ceilings) -> Ceilings:
         """The higher figure of two measurements: a ceiling disturbed is a ceiling too low."""
         pairs = zip(self.copies, other.copies, strict=True)
         copies = [(size, max(rate, other_rate)) for (size, rate), (_, other_rate) in pairs]
-        return Ceilings(max(self.flops_per_second, other.flops_per_second), copies, self.how)
+        cached = max((rate for rate in (self.cached, other.cached) if rate), default=None)
+        peak = max(self.flops_per_second, other.flops_per_second)
+        return Ceilings(peak, copies, self.how, cached)
 
 
 def _best_rate(work: Callable[[], object], amount: float, repeats: int = 6) -> float:
@@ -66,7 +68,7 @@ def _best_rate(work: Callable[[], object], amount: float, repeats: int = 6) -> f
     return amount / fastest
 
 
-def _never_rising(copies: list[tuple[int, float]]) -> list[tuple[int, float]]:
+def never_rising(copies: list[tuple[int, float]]) -> list[tuple[int, float]]:
     """A larger working set is never faster: what it shows, a smaller one can do as well."""
     highest, result = 0.0, []
     for size, rate in reversed(copies):
@@ -92,7 +94,7 @@ def _native_cpu(threads: int, seconds: float) -> Ceilings | None:
         "copies": f"vector copy, {threads} threads, plain or streaming stores, best of 3 each",
     }
     peak = max(rate.per_second for rate in peaks)
-    return Ceilings(peak, _never_rising(copies), how)
+    return Ceilings(peak, never_rising(copies), how)
 
 
 def _torch_cpu(threads: int, seconds: float) -> Ceilings:
@@ -114,36 +116,14 @@ def _torch_cpu(threads: int, seconds: float) -> Ceilings:
         "estimate, effkern's own measurement is not built",
         "copies": "torch.Tensor.copy_, best of 6: a lower estimate below 1 MiB",
     }
-    return Ceilings(peak, _never_rising(copies), how)
-
-
-def _cuda(dtype: torch.dtype) -> Ceilings:
-    def rate(work: Callable[[], object], amount: float) -> float:
-        def synchronous() -> None:
-            for _ in range(10):
-                work()
-            torch.cuda.synchronize()
-
-        return _best_rate(synchronous, 10 * amount)
-
-    side = 8192
-    a, b = (torch.randn(side, side, device="cuda", dtype=dtype) for _ in range(2))
-    peak = rate(lambda: a @ b, 2 * side**3)
-    copies = []
-    for size in _CUDA_SIZES:
-        source = torch.randn(size // 8, device="cuda")
-        target = torch.empty_like(source)
-        copies.append((size, rate(partial(target.copy_, source), size)))
-    how = {
-        "flops": f"torch matrix product of {side}^2 {dtype} matrices, best of 6",
-        "copies": "torch.Tensor.copy_, best of 6 runs of 10",
-    }
-    return Ceilings(peak, _never_rising(copies), how)
+    return Ceilings(peak, never_rising(copies), how)
 
 
 def measure(device: str, dtype: torch.dtype = torch.float32, seconds: float = 0.06) -> Ceilings:
     """Measures the ceilings of a device with the threads in use; some seconds."""
     if device == "cuda":
-        return _cuda(dtype)
+        from . import ceilings_cuda
+
+        return ceilings_cuda.measure(dtype)
     threads = torch.get_num_threads()
     return _native_cpu(threads, seconds) or _torch_cpu(threads, seconds)

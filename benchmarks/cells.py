@@ -58,6 +58,8 @@ def measure(
     timed: dict[str, Timed] = {}
     rows: dict[str, dict[str, Any]] = {}
     for contender in contenders:
+        if contender.limit(problem) is not None:
+            continue
         if contender.name == "torch_compile":
             if not options.compiles(problem):
                 continue
@@ -75,9 +77,9 @@ def measure(
             **roofline(problem, ceilings),
             "failure": None,
         }
-        copies = [base.to(contender.layout) for _ in range(_copies(problem, options))]
         # What a contender raises is a result too; the other contenders still get measured.
         try:
+            copies = [base.to(contender.layout) for _ in range(_copies(problem, options))]
             with torch.no_grad(), contender.context():
                 calls = [contender.build(problem, tensors) for tensors in copies]
             row["failure"] = correctness.failure(
@@ -89,14 +91,16 @@ def measure(
             row["backend"] = contender.backend
             row["auto"] = auto_choice(problem, contender.layout)
         if row["failure"] is None:
-            timed[contender.name] = Timed(calls, contender.context)
+            timed[contender.name] = contender.timed(calls, contender.context)
     if options.device == "cuda":
-        for name, graphed in timing_cuda.interleaved(timed, options.budget, seconds).items():
-            rows[name]["graph"] = graphed
+        for name, facts in timing_cuda.interleaved(timed, options.budget, seconds).items():
+            rows[name] |= facts
     else:
         timing.interleaved(timed, options.budget, seconds)
     for name, measurement in timed.items():
-        rows[name] |= measurement.summary()
+        rows[name]["failure"] = measurement.failure
+        if measurement.failure is None:
+            rows[name] |= measurement.summary()
     return list(rows.values())
 
 

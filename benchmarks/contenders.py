@@ -1,45 +1,58 @@
-"""Who is compared: PyTorch in both layouts, torch.compile, and effkern in both layouts."""
+"""Who is compared: PyTorch in both layouts, torch.compile, other runtimes, effkern in both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 
 import torch
 
 import effkern
 from effkern import _library
 
+from . import peers as runtimes
 from .calls import Call, compiled_call, effkern_call, torch_call
+from .peers.process import PeerProcess, PeerTimed, builder
 from .problem import LAYOUTS, Problem, Tensors
+from .timing import Timed
 
 LABELS = {
     "torch": "torch NCHW",
     "torch_channels_last": "torch channels_last",
     "torch_compile": "torch.compile",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "ncnn": "ncnn",
+    "litert": "LiteRT",
     "effkern": "effkern NCHW",
     "effkern_channels_last": "effkern channels_last",
+    "effkern_triton": "effkern Triton NCHW",
+    "effkern_triton_channels_last": "effkern Triton channels_last",
 }
-PEERS = ("torch", "torch.compile")
-# Runtimes that no adapter exists for yet: name -> the module that carries it.
-_OTHER_PEERS = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "ncnn": "ncnn",
-    "litert": "ai_edge_litert",
-}
+PEERS = ("torch", "torch.compile", *runtimes.REQUIRED)
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A named way to compute a problem, in one memory layout."""
+    """A named way to compute a problem, in one memory layout.
+
+    Attributes:
+        backend: effkern's, to be held to; None for everybody else.
+        timed: times its calls.
+        limit: why it does not compute a problem; None if it does.
+        trains: whether gradients run through it by autograd.
+        close: ends what it has started.
+    """
 
     name: str
     layout: str
     build: Callable[[Problem, Tensors], Call]
     backend: str | None = None
+    timed: Callable[..., Timed] = Timed
+    limit: Callable[[Problem], str | None] = lambda problem: None
+    trains: bool = True
+    close: Callable[[], None] = lambda: None
 
     def context(self) -> AbstractContextManager[None]:
         """Where its calls must be built and made."""
@@ -52,43 +65,67 @@ def forced_backend(device: str) -> str:
 
 
 def contenders(device: str, layouts: Sequence[str], peers: Sequence[str]) -> list[Contender]:
-    """The contenders, torch first.
+    """The contenders, torch first, those with processes of their own last.
 
     Args:
         layouts: the layouts of effkern. Torch's better one is the yardstick, so it runs in both.
-        peers: of `PEERS`.
+        peers: of `PEERS`, without the missing.
     """
     chosen = []
     for layout in LAYOUTS if "torch" in peers else ():
         chosen.append(Contender(_name("torch", layout), layout, torch_call))
     if "torch.compile" in peers:
-        chosen.append(Contender("torch_compile", "contiguous", compiled_call))
-    backend = forced_backend(device)
-    for layout in layouts:
-        chosen.append(Contender(_name("effkern", layout), layout, effkern_call, backend))
-    return chosen
+        chosen.append(Contender("torch_compile", "contiguous", compiled_call, trains=False))
+    families = {"effkern": forced_backend(device)}
+    if device == "cuda" and effkern.backends()["triton"] is True:
+        families["effkern_triton"] = "triton"
+    for family, backend in families.items():
+        for layout in layouts:
+            chosen.append(Contender(_name(family, layout), layout, effkern_call, backend))
+    return chosen + [_runtime(name) for name in runtimes.REQUIRED if name in peers]
+
+
+def _runtime(name: str) -> Contender:
+    process = PeerProcess(name)
+    return Contender(
+        name, runtimes.LAYOUT[name], builder(process), timed=PeerTimed,
+        limit=lambda problem: runtimes.limit(name, problem.pass_, problem.dtype, problem.batch),
+        trains=False, close=process.close,
+    )  # fmt: skip
+
+
+@contextmanager
+def closing(contenders: Sequence[Contender]) -> Iterator[None]:
+    """Ends in the end what contenders have started."""
+    try:
+        yield
+    finally:
+        for contender in contenders:
+            contender.close()
+
+
+def limits(contenders: Sequence[Contender], problems: Sequence[Problem]) -> dict[str, list[str]]:
+    """Name -> why a contender does not compute some of the problems."""
+    found = {c.name: sorted({c.limit(p) for p in problems} - {None}) for c in contenders}
+    return {name: reasons for name, reasons in found.items() if reasons}
 
 
 def _name(family: str, layout: str) -> str:
     return family if layout == "contiguous" else f"{family}_{layout}"
 
 
-def missing(peers: Sequence[str]) -> dict[str, str]:
-    """The peers that were asked for and do not run, with the reason.
+def missing(peers: Sequence[str], device: str, cold: bool = False) -> dict[str, str]:
+    """The peers that were asked for and do not run at all, with the reason.
 
     Raises:
         ValueError: a peer is unknown.
     """
-    reasons = {}
-    for name in peers:
-        if name in PEERS:
-            continue
-        if name not in _OTHER_PEERS:
-            known = ", ".join([*PEERS, *_OTHER_PEERS])
-            raise ValueError(f"--peers: wanted some of {known}, got {name!r}")
-        installed = find_spec(_OTHER_PEERS[name]) is not None
-        reasons[name] = "no adapter for it yet" if installed else "not installed"
-    return reasons
+    unknown = [name for name in peers if name not in PEERS]
+    if unknown:
+        raise ValueError(f"--peers: wanted some of {', '.join(PEERS)}, got {unknown[0]!r}")
+    others = [name for name in peers if name in runtimes.REQUIRED]
+    reasons = {name: runtimes.absence(name, device, cold) for name in others}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def auto_choice(problem: Problem, layout: str) -> dict[str, str] | None:

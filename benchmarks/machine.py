@@ -15,7 +15,9 @@ import torch
 import effkern
 from effkern import _library
 
-_PACKAGES = ("torch", "effkern", "triton", "timm", "onnxruntime", "openvino")
+_PACKAGES = (
+    "torch", "effkern", "triton", "timm", "onnxruntime", "openvino", "ncnn", "ai-edge-litert",
+)  # fmt: skip
 _FLAGS = ("sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
 
 
@@ -69,8 +71,13 @@ def _git(*arguments: str) -> str | None:
 
 
 def commit() -> dict[str, Any]:
-    """The checkout's commit, and whether files differ from it; sha None outside of git."""
+    """The checkout's commit, and whether files differ from it.
+
+    Outside of git, sha is what EFFKERN_COMMIT says, or None.
+    """
     sha = _git("rev-parse", "HEAD")
+    if sha is None and os.environ.get("EFFKERN_COMMIT"):
+        return {"sha": os.environ["EFFKERN_COMMIT"], "dirty": False}
     return {"sha": sha, "dirty": sha is None or bool(_git("status", "--porcelain"))}
 
 

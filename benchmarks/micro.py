@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from . import ceilings, machine, memory, overhead
+from . import allocator, ceilings, machine, memory, overhead
 from .cells import add_rates, measure
-from .contenders import LABELS, contenders, missing
+from .contenders import LABELS, closing, contenders, limits, missing
 from .options import Options, largest_per_kind
 from .problem import DTYPES, Problem
 
@@ -24,6 +24,7 @@ UNITS = {
     "gflop_per_s": "1e9 floating point operations per second",
     "gb_per_s": "1e9 bytes per second; image, output and weight counted once",
     "over_roofline": "median_us / floor_us",
+    "page_faults": "pages touched for the first time, per call",
     "spread": "slowest round's median / fastest round's median",
 }
 
@@ -36,10 +37,12 @@ def _weight(problem: Problem) -> float:
 def run(options: Options, console: Console) -> dict[str, Any]:
     """Measures and returns the results as they are written to JSON; progress goes to `console`."""
     started, start = datetime.now(timezone.utc), time.monotonic()
-    chosen = contenders(options.device, options.layouts, options.peers)
-    absent = missing(options.peers)
+    absent = missing(options.peers, options.device, options.cold)
+    present = [name for name in options.peers if name not in absent]
+    chosen = contenders(options.device, options.layouts, present)
     for name, reason in absent.items():
         console.print(f"[yellow]peer {name} is missing: {reason}")
+    kept = options.device == "cpu" and allocator.keep_freed_blocks()
     load = [machine.load_average()]
     if (load[0] or 0) > 0.5 * machine.cpu_cores():
         console.print(
@@ -47,7 +50,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         )
     problems = list(options.problems())
     cells: list[tuple[Problem, dict[str, Any]]] = []
-    with Progress(
+    with closing(chosen), Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
         console=console,
@@ -73,7 +76,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         for layer in layers:
             progress.update(task, description=f"memory {layer.name:16}")
             for contender in chosen:
-                if contender.name != "torch_compile":
+                if contender.trains:
                     memories.append(memory.measure(contender, layer, "float32", 1, options.device))
             progress.advance(task, 6 / len(layers))
         found = found.best(ceilings.measure(options.device, dtype))
@@ -101,6 +104,8 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         "ceilings": found.to_json(),
         "contenders": {contender.name: LABELS[contender.name] for contender in chosen},
         "missing": absent,
+        "limits": limits(chosen, problems),
+        "allocator_keeps_blocks": kept,
         "layers": {layer.name: uses for layer, uses in options.layers().items()},
         "cells": [row for _, row in cells],
         "overhead": overheads,

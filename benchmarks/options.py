@@ -12,7 +12,7 @@ import torch
 from effkern import _library
 
 from . import workloads
-from .budget import DEFAULT, FULL, QUICK, Budget
+from .budget import CUDA, DEFAULT, FULL, QUICK, Budget
 from .contenders import PEERS
 from .problem import DTYPES, LAYOUTS, PASSES, Problem
 from .workloads import Layer
@@ -56,7 +56,8 @@ class Options:
 
     @property
     def budget(self) -> Budget:
-        return {"quick": QUICK, "default": DEFAULT, "full": FULL}[self.scope]
+        default = CUDA if self.device == "cuda" else DEFAULT
+        return {"quick": QUICK, "default": default, "full": FULL}[self.scope]
 
     @property
     def covers_default(self) -> bool:
@@ -68,7 +69,7 @@ class Options:
             and "float32" in self.dtypes
             and set(self.layouts) == set(LAYOUTS)
             and 1 in self.batches
-            and "torch" in self.peers
+            and set(self.peers) == set(PEERS)
         )
 
     def layers(self) -> dict[Layer, dict[str, int]]:
@@ -83,10 +84,11 @@ class Options:
         return {layer: found[layer] for layer in one_per_kind(light).values()}
 
     def problems(self) -> Iterator[Problem]:
-        for dtype in self.dtypes:
-            for batch in self.batches:
-                for layer in self.layers():
-                    for pass_ in self.passes:
+        """Every problem; one layer's dtypes one after the other, because they are compared."""
+        for batch in self.batches:
+            for layer in self.layers():
+                for pass_ in self.passes:
+                    for dtype in self.dtypes:
                         yield Problem(layer, pass_, dtype, batch, self.device)
 
     def compiles(self, problem: Problem) -> bool:

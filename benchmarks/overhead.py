@@ -59,17 +59,21 @@ def _cases(device: str) -> Iterator[tuple[dict[str, str], Callable[[], Any], boo
                 yield {"contender": name, "layout": layout, "mode": mode}, call, needs_grad
 
 
-def measure(device: str, rounds: int = 15, calls: int = 100) -> list[dict[str, Any]]:
+def measure(
+    device: str, rounds: int = 15, calls: int = 100, backend: str | None = None
+) -> list[dict[str, Any]]:
     """Rows with the host time of a call in microseconds, median over interleaved rounds.
 
     Each round times `calls` calls together. On CUDA the device is idle before and waited for after
     the clock has stopped, so that only the host's work counts.
+
+    Args:
+        backend: effkern's; by default the device's own.
     """
     synchronize = torch.cuda.synchronize if device == "cuda" else lambda: None
     cases: list[tuple[dict[str, str], Callable[[], Any], bool, list[float]]]
     cases = [(row, call, needs_grad, []) for row, call, needs_grad in _cases(device)]
-    backend = forced_backend(device)
-    with effkern.backend(backend):
+    with effkern.backend(backend or forced_backend(device)):
         for _ in range(rounds):
             for _, call, needs_grad, times in cases:
                 sleep(0.001)

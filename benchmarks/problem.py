@@ -83,11 +83,12 @@ class Tensors:
 
 def random_tensors(problem: Problem, seed: int = 0) -> Tensors:
     """Fresh normal random operands, contiguous; weights scaled as for training."""
-    layer, generator = problem.layer, torch.Generator().manual_seed(seed)
+    layer, generator = problem.layer, torch.Generator(problem.device).manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        values = torch.randn(shape, generator=generator)
-        return values.to(problem.device, DTYPES[problem.dtype])
+        # On the device: a CPU needs seconds for the images of a large batch.
+        values = torch.randn(shape, generator=generator, device=problem.device)
+        return values.to(DTYPES[problem.dtype])
 
     taps = layer.kernel_h * layer.kernel_w
     return Tensors(

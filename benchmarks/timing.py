@@ -7,7 +7,6 @@ block's median, and the same of each block's 20th percentile, which other proces
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,35 +15,57 @@ from statistics import median
 
 import torch
 
+from . import blocks
+from .blocks import Block, Call, probe
 from .budget import Budget
-from .calls import Call
-from .noise import run_queue_seconds
 
 # Rounds that are run however late it is, unless the contender reaches its cap.
 _MIN_ROUNDS = 3
-# Threads of one contender's pool may still spin when the next one starts.
-_GAP = 0.002
-_WARM_UP = 0.0015
-# A slower call needs none, it warms up by itself.
-_WARM_UP_LIMIT = 0.1
-# The share of a block that may be spent waiting for a core, and how often a block is repeated.
-_MAX_WAITING = 0.05
+# How often a block that had to wait for a core is repeated.
 _REPEATS = 2
 
 
 @dataclass
 class Timed:
-    """A contender's calls for one problem, over copies of the operands, and where to make them."""
+    """A contender's calls for one problem, over copies of the operands, and where to make them.
+
+    Attributes:
+        process: what tells the contender's process from others; None is this one.
+        failure: what a call raised while it was timed, which ends the contender's rounds.
+    """
 
     calls: Sequence[Call]
     context: Callable[[], AbstractContextManager[None]]
+    process: object = None
     medians: list[float] = field(default_factory=list)
     percentiles: list[float] = field(default_factory=list)
     fastest: float = float("inf")
     timed_calls: int = 0
+    page_faults: int = 0
     disturbed: int = 0
     spent: float = 0.0
     capped: str | None = None
+    failure: str | None = None
+
+    def probe(self) -> float:
+        with self.context():
+            return probe(self.calls)
+
+    def block(self, count: int, guess: float) -> Block:
+        with self.context():
+            return blocks.block(self.calls, count, guess)
+
+    def rest(self) -> None:
+        """Returns when the threads of the contender's process sleep."""
+        blocks.rest()
+
+    def add(self, measured: Block) -> None:
+        self.disturbed += measured.disturbed
+        self.medians.append(median(measured.seconds))
+        self.percentiles.append(measured.seconds[len(measured.seconds) // 5])
+        self.fastest = min(self.fastest, measured.seconds[0])
+        self.timed_calls += len(measured.seconds)
+        self.page_faults += measured.page_faults
 
     def summary(self) -> dict[str, float | int | str | None]:
         """Times in microseconds."""
@@ -55,6 +76,7 @@ class Timed:
             "spread": max(self.medians) / min(self.medians),
             "rounds": len(self.medians),
             "calls": self.timed_calls,
+            "page_faults": self.page_faults / max(self.timed_calls, 1),
             "disturbed_rounds": self.disturbed,
             "capped": self.capped,
         }
@@ -63,74 +85,51 @@ class Timed:
 @contextmanager
 def quiet() -> Iterator[None]:
     """No gradients recorded and no garbage collection."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _seconds(call: Call) -> float:
-    start = time.perf_counter_ns()
-    call()
-    return (time.perf_counter_ns() - start) * 1e-9
-
-
-def probe(calls: Sequence[Call]) -> float:
-    """A first estimate of a call's time in seconds."""
-    first = _seconds(calls[0])
-    return first if first > 0.05 else min(_seconds(calls[i % len(calls)]) for i in range(3))
-
-
-def _block(calls: Sequence[Call], count: int, guess: float) -> list[float]:
-    copies, warm = len(calls), 0
-    end = time.perf_counter() + (_WARM_UP if guess < _WARM_UP_LIMIT else 0)
-    while time.perf_counter() < end:
-        calls[warm % copies]()
-        warm += 1
-    return sorted(_seconds(calls[(warm + i) % copies]) for i in range(count))
+    with blocks.no_garbage_collection(), torch.no_grad():
+        yield
 
 
 def _round(timed: Timed, count: int, guess: float) -> None:
     start = time.perf_counter()
     for _ in range(1 + _REPEATS):
-        time.sleep(_GAP)
-        block_start, waited = time.perf_counter(), run_queue_seconds()
-        with timed.context():
-            seconds = _block(timed.calls, count, guess)
-        waited = run_queue_seconds() - waited
-        disturbed = waited > _MAX_WAITING * (time.perf_counter() - block_start)
-        if not disturbed:
+        measured = timed.block(count, guess)
+        if not measured.disturbed:
             break
     timed.spent += time.perf_counter() - start
-    timed.disturbed += disturbed
-    timed.medians.append(median(seconds))
-    timed.percentiles.append(seconds[len(seconds) // 5])
-    timed.fastest = min(timed.fastest, seconds[0])
-    timed.timed_calls += len(seconds)
+    timed.add(measured)
+
+
+def _guess(timed: Timed, budget: Budget) -> tuple[int, float]:
+    """How many calls make a block, and how long one takes."""
+    guess = timed.probe()
+    # A call that takes longer than a block is still timed, once a round.
+    least = 1 if guess > budget.block else 3
+    return min(max(int(budget.block / guess), least), 500), guess
 
 
 def interleaved(contenders: dict[str, Timed], budget: Budget, seconds: float) -> None:
     """Fills in the measurements of every contender; `seconds` is this problem's share of time."""
-    counts, end = {}, time.perf_counter() + seconds
+    counts: dict[str, tuple[int, float]] = {}
+    end, previous = time.perf_counter() + seconds, None
     with quiet():
-        for name, timed in contenders.items():
-            with timed.context():
-                guess = probe(timed.calls)
-            # A call that takes longer than a block is still timed, once a round.
-            least = 1 if guess > budget.block else 3
-            counts[name] = (min(max(int(budget.block / guess), least), 500), guess)
-        for turn in range(budget.rounds):
+        # Before the first round, one that only learns how long a call takes.
+        for turn in range(-1, budget.rounds):
             late = turn >= _MIN_ROUNDS and time.perf_counter() > end
             for name, timed in contenders.items():
-                if timed.capped is None:
+                if timed.failure is None and timed.capped is None:
                     timed.capped = why_stop(timed, budget, late)
-                if timed.capped is None:
-                    _round(timed, *counts[name])
+                if timed.failure is not None or timed.capped is not None:
+                    continue
+                if previous is not None and previous.process is not timed.process:
+                    previous.rest()
+                previous = timed
+                try:
+                    if turn < 0:
+                        counts[name] = _guess(timed, budget)
+                    else:
+                        _round(timed, *counts[name])
+                except RuntimeError as error:
+                    timed.failure = f"{type(error).__name__}: {error}"
 
 
 def why_stop(timed: Timed, budget: Budget, late: bool) -> str | None:

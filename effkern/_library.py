@@ -76,6 +76,11 @@ def emulation_error() -> Exception | None:
     return _emulation_error
 
 
+def emulation_path() -> Path:
+    """Where the emulated library is, or would be."""
+    return _EMULATION
+
+
 def emulation_available() -> bool:
     """Whether the emulated operators (torch.ops.effkern_emulated) are registered."""
     return _emulation_error is None

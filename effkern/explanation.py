@@ -14,9 +14,12 @@ from . import _library, registry
 from .functional import depthwise_conv2d
 from .nn.depthwise_conv2d import DepthwiseConv2d
 from .ops.depthwise_conv2d import _AUTO_DEVICES, _DTYPES, ACTIVATIONS, Params, resolve
+from .ops.depthwise_conv2d.triton_plan import plan as triton_plan
 
 _ACTIVATION_NAMES = {code: name for name, code in ACTIVATIONS.items()}
 PASSES = ("forward", "grad_input", "grad_weight")
+# On the tensors of which device.
+_TRITON = {"triton": "cuda", "triton_interpreted": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,10 @@ class Plan:
     """How one pass of an operator is computed. What is not known is None.
 
     Attributes:
-        backend: "cpu", "cuda" or "torch" (PyTorch's own convolution).
+        backend: "cpu", "cuda", "triton" or "torch" (PyTorch's own convolution).
         kernel: the name of the kernel.
-        tile: what one register tile or thread block computes.
-        grid: work units (cpu) or thread blocks (cuda).
+        tile: what one register tile, thread block or program (rows x columns x channels) computes.
+        grid: work units (cpu), thread blocks (cuda) or programs (triton).
         shared_memory: bytes for a thread block (cuda).
         scratch: bytes for a thread (cpu).
         workspace: bytes of temporary memory for the whole call.
@@ -208,6 +211,10 @@ def explain_sizes(
     }
     reason = _torch_reason(dtype, device, backend)
     native = {**problem, "activation": params[8]}
+    if backend in _TRITON and device != _TRITON[backend]:
+        raise RuntimeError(
+            f"effkern.explain: backend: wanted one that runs on {device} tensors, got {backend!r}"
+        )
     plans = {name: _plan({"pass_": name, **native}, backend, reason) for name in passes}
     return Explanation("depthwise_conv2d", problem, plans, ceilings)
 
@@ -244,6 +251,9 @@ def _plan(problem: dict[str, Any], backend: str, torch_reason: str | None) -> Pl
     if torch_reason is not None:
         work = {"bytes": native_problem.bytes, "flops": native_problem.flops}
         return Plan(**(unknown | taken_by_torch | work))
+    if backend in _TRITON:
+        work = {"bytes": native_problem.bytes, "flops": native_problem.flops}
+        return Plan(**unknown | work | triton_plan(problem) | {"backend": backend})
     native = _C.plan_depthwise_conv2d(native_problem, backend=backend)
     plan = {name: getattr(native, name) for name in unknown}
     return Plan(**(plan | {"backend": "cuda_emulated"} if emulated else plan))

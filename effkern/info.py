@@ -63,6 +63,9 @@ VARIABLES: dict[str, _Variable] = {
     "EFFKERN_BUILD_EMULATION": _Variable(
         "at build time: CUDA kernels emulated on the CPU", "0, 1", _choice("0", "1")
     ),
+    "EFFKERN_COMMIT": _Variable(
+        "in benchmarks outside a git checkout: the commit", "a commit's hash"
+    ),
     "EFFKERN_REQUIRE_BACKENDS": _Variable(
         "tests fail, not skip, without these backends",
         f"a comma-separated list of {_BACKEND_NAMES}",

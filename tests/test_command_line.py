@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import effkern
-from effkern import _library, info
+from effkern import _library, _triton, info
 from effkern.__main__ import main
 from effkern.explanation import PASSES, Plan
 
@@ -181,6 +181,66 @@ def test_explain_follows_padding_modes_autocast_and_backends():
         assert plan.backend == "torch" and "was asked for" in plan.reason and plan.bytes > 0
     plan = effkern.explain(conv.to("meta"), x.to("meta")).plans["forward"]
     assert plan.backend == "torch" and "meta" in plan.reason
+
+
+@built
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "kernel, stride, dilation, multiplier",
+    [(3, 1, 1, 1), (5, 2, 1, 1), (3, 50, 1, 2), (7, 3, 2, 1)],
+)
+def test_explain_of_triton_is_what_is_launched(layout, kernel, stride, dilation, multiplier):
+    pytest.importorskip("triton")
+    if _triton.interpreting():
+        pytest.skip("wanted a process that compiles")
+    from effkern.triton_kernels.depthwise_conv2d import launch
+
+    from effkern.testing.triton_stub import recorded_launches
+
+    module = effkern.DepthwiseConv2d(
+        24, 24 * multiplier, kernel, stride, padding=kernel - 1, dilation=dilation
+    ).to(torch.bfloat16)
+    memory_format = getattr(torch, layout + "_format" * (layout == "contiguous"))
+    x = torch.empty(3, 24, 20, 17, dtype=torch.bfloat16).contiguous(memory_format=memory_format)
+    explained = effkern.explanation.explain_sizes(
+        tuple(x.shape),
+        tuple(module.weight.shape),
+        (stride, stride, *4 * (kernel - 1,), dilation, dilation, 0),
+        dtype=x.dtype,
+        layout=layout,
+        device="cuda",
+        has_bias=True,
+        backend="triton",
+    )
+    y = module(x).contiguous(memory_format=memory_format)
+    most = [size + 2 * (kernel - 1) - dilation * (kernel - 1) for size in x.shape[2:]]
+    geometry = (*(min(stride, ways) for ways in most), *4 * (kernel - 1,), dilation, dilation)
+    weight, bias = module.weight.detach(), module.bias.detach()
+    meta = [tensor.to("meta") for tensor in (x, weight, bias, y.detach())]
+    x, weight, bias, y = meta
+    for name, plan in explained.plans.items():
+        with recorded_launches(90) as recorded:
+            if name == "forward":
+                launch.stencil("forward", x, weight, bias, None, y, geometry, 0, False)
+            elif name == "grad_input":
+                launch.stencil("backward", y, weight, None, None, x, geometry, 0, True)
+            else:
+                launch.weight_grad("backward", x, y, weight, bias, (kernel, kernel), geometry)
+        (found,) = [one for one in recorded if one.kernel == plan.kernel]
+        assert (plan.backend, plan.grid) == ("triton", found.grid[0]), name
+        tile = [found.values[size] for size in ("ROWS", "COLUMNS", "CHANNELS")]
+        assert plan.tile == "x".join(map(str, tile))
+        packs = any(one.kernel == "pack_weight_kernel" for one in recorded)
+        assert (plan.workspace > 0) == (packs or name == "grad_weight")
+
+
+@built
+@pytest.mark.parametrize("device, name", [("cpu", "triton"), ("cuda", "triton_interpreted")])
+def test_explain_of_triton_wants_its_device(capsys, device, name):
+    status, text, _ = run(capsys, *LAYER, "--device", "cuda", "--backend", "triton")
+    assert status == 0 and "stencil_kernel" in text and "asked for by name" in text
+    status, _, error = run(capsys, *LAYER, "--device", device, "--backend", name)
+    assert status == 2 and f"wanted one that runs on {device} tensors, got '{name}'" in error
 
 
 def test_explain_says_when_nothing_is_built(capsys, monkeypatch):

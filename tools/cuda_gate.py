@@ -3,6 +3,8 @@
 python tools/cuda_gate.py                    compare with the baseline; a fault fails
 python tools/cuda_gate.py --update           write the baseline
 python tools/cuda_gate.py --list             print what is known of every kernel
+
+Each kernel's time on a standard problem is predicted, which needs the emulated library.
 """
 
 from __future__ import annotations
@@ -21,15 +23,10 @@ LIBRARY = ROOT / "effkern" / "libeffkern_ops.so"
 CAPABILITIES = (80, 90, 120)
 # sm_120 is compiled so that it runs; nothing is tuned for it.
 WITH_BASELINE = (80, 90)
-# Instructions may become more by this, unless the change has a new baseline.
+# A kernel without a predicted time may become longer by this, unless the change has a new baseline.
 MOST_GROWTH = 0.03
 # What is wrong and has not been mended: kernels of this name, how the fault begins, and why.
-KNOWN: dict[str, tuple[str, str]] = {
-    "depthwise_conv2d_contiguous_grad_input_kernel": (
-        "store width: ",
-        "up to sm_90, nvcc splits store_four's vector where it gathers interleaved sums",
-    ),
-}
+KNOWN: dict[str, tuple[str, str]] = {}
 
 Baseline = dict[str, Any]
 
@@ -38,10 +35,15 @@ def baseline_path(capability: int) -> Path:
     return BASELINES / f"cuda-sm_{capability}.json"
 
 
-def baseline(version: str, kernels: dict) -> Baseline:
+def baseline(version: str, kernels: dict, predictions: dict) -> Baseline:
     """What is committed of the facts of all kernels."""
     entries = {
-        name: {"registers": f.registers, "occupancy": f.occupancy, "instructions": f.instructions}
+        name: {
+            "registers": f.registers,
+            "occupancy": f.occupancy,
+            "instructions": f.instructions,
+            **(predictions[name]._asdict() if name in predictions else {}),
+        }
         for name, f in sorted(kernels.items())
     }
     return {"nvcc": version, "kernels": entries}
@@ -61,6 +63,8 @@ def write(capability: int, new: Baseline) -> None:
 
 def changes(old: Baseline, new: Baseline) -> tuple[list[str], list[str]]:
     """What is different from the baseline, and which of it needs a new one."""
+    from effkern.testing import predictions
+
     before, after = old["kernels"], new["kernels"]
     if not before:
         return [], ["there is no baseline"]
@@ -69,18 +73,20 @@ def changes(old: Baseline, new: Baseline) -> tuple[list[str], list[str]]:
         if name not in before or name not in after:
             worse.append(f"{name}: {'gone' if name in before else 'new'}")
             continue
-        for fact, was in before[name].items():
-            now = after[name][fact]
-            if now != was:
-                differences.append(f"{name}: {fact} {was} -> {now}")
-        if after[name]["occupancy"] < before[name]["occupancy"]:
-            was, now = before[name]["occupancy"], after[name]["occupancy"]
-            worse.append(f"{name}: occupancy: wanted at least {was}, got {now}")
-        most = math.floor(before[name]["instructions"] * (1 + MOST_GROWTH))
-        if after[name]["instructions"] > most:
-            count = after[name]["instructions"]
+        was, now = before[name], after[name]
+        for fact in {**was, **now}:
+            if now.get(fact) != was.get(fact):
+                differences.append(f"{name}: {fact} {was.get(fact)} -> {now.get(fact)}")
+        if now["occupancy"] < was["occupancy"]:
+            wanted, got = was["occupancy"], now["occupancy"]
+            worse.append(f"{name}: occupancy: wanted at least {wanted}, got {got}")
+        if "microseconds" in now and "microseconds" in was:
+            continue
+        most = math.floor(was["instructions"] * (1 + MOST_GROWTH))
+        if now["instructions"] > most:
+            count = now["instructions"]
             worse.append(f"{name}: instructions: wanted at most {most}, got {count}")
-    return differences, worse
+    return differences, worse + predictions.slower(before, after)
 
 
 def all_faults(kernels: dict) -> tuple[list[str], list[str]]:
@@ -113,17 +119,23 @@ def missing(by_capability: dict[int, dict], wanted: list[int]) -> list[str]:
     return found
 
 
-def describe(name: str, facts) -> str:
+def describe(name: str, facts, prediction) -> str:
     share = 100 * facts.fused_multiply_adds / facts.instructions
     loads, stores = (
         " ".join(f"{count}x{width}" for width, count in widths.items())
         for widths in (facts.load_widths, facts.store_widths)
     )
+    predicted = (
+        f"; {prediction.microseconds} us predicted with {prediction.instructions_per_output} "
+        f"instructions per output, {100 * prediction.multiply_add_share:.0f}% FMA or MMA"
+        if prediction
+        else ""
+    )
     return (
         f"{facts.registers:4} registers {facts.local_memory:3} B local {facts.shared_memory:6} B "
         f"shared {facts.blocks:3} blocks of {facts.threads} ({facts.occupancy:5.3f}) "
-        f"{facts.instructions:5} instructions {share:3.0f}% FMA, loads {loads}, stores {stores}: "
-        f"{name}"
+        f"{facts.instructions:5} instructions {share:3.0f}% FMA, loads {loads}, stores {stores}"
+        f"{predicted}: {name}"
     )
 
 
@@ -139,7 +151,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    from effkern.testing import cuda_gate
+    from effkern.testing import cuda_gate, cuda_standard
 
     if not options.library.is_file():
         parser.error(f"wanted a built library, got {options.library}")
@@ -149,6 +161,11 @@ def main() -> int:
         found = {
             capability: cuda_gate.read(options.library, capability)
             for capability in cuda_gate.capabilities(options.library)
+        }
+        predicted = {
+            capability: cuda_standard.predictions(options.library, capability)
+            for capability in WITH_BASELINE
+            if capability in found
         }
     except (FileNotFoundError, RuntimeError) as error:
         parser.error(str(error))
@@ -163,12 +180,13 @@ def main() -> int:
             f"and {longest} instructions; {len(faults)} faults and {len(known)} known ones"
         )
         if options.list:
-            lines += [describe(name, facts) for name, facts in kernels.items()]
+            times = predicted.get(capability, {})
+            lines += [describe(name, f, times.get(name)) for name, f in kernels.items()]
         lines += [f"  known: {fault}" for fault in known] + [f"  {fault}" for fault in faults]
         failed += faults
         if capability not in WITH_BASELINE:
             continue
-        old, new = read(capability), baseline(version, kernels)
+        old, new = read(capability), baseline(version, kernels, predicted[capability])
         differences, worse = changes(old, new)
         lines += [f"  {line}" for line in [*differences, *worse]]
         if options.update:

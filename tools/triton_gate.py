@@ -3,14 +3,18 @@
     python tools/triton_gate.py                 compare with the baseline; a fault fails
     python tools/triton_gate.py --update        write the baseline (some 20 minutes on one core)
 
+A kernel's predicted time may not become longer by more than 3 %.
+
 Only what the baseline does not have is compiled, unless --all is given: an entry's key is the
 fingerprint of the kernel's code, its specialisation, triton's version and the device, and the
-compilers give the same code for the same input.
+compilers give the same code for the same input. Where the code of the kernels has changed and the
+IR of one has not ("ir" of the entry with its name), the entry is kept under its new key.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
 import json
 import sys
@@ -55,15 +59,32 @@ def write(capability: int, entries: dict) -> None:
     baseline_path(capability).write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def _ir(launch) -> str:
+    """Equal where compiling again would give the same machine code."""
+    import triton
+
+    words = (launch.ir, sorted(launch.options.items()), launch.capability, triton.__version__)
+    return hashlib.sha256(repr(words).encode()).hexdigest()[:16]
+
+
+def with_prediction(found, entry: dict) -> dict:
+    """An entry of the baseline with the predicted time of its launch, where there is one: it
+    depends on the grid as well as on the code."""
+    from effkern.testing import triton_gate, triton_layers
+
+    prediction = triton_layers.prediction(found, triton_gate.facts_of_json(entry))
+    return entry | (prediction._asdict() if prediction else {})
+
+
 def measure(found) -> tuple[dict, list[str]]:
     """The entry of the baseline and the faults of one launch."""
     from effkern.testing import triton_gate
 
     facts = triton_gate.facts(found.launch.compile())
     faults = triton_gate.faults(facts, triton_gate.plan(found.launch), found.launch.capability)
-    entry = {"name": found.name, **facts._asdict()}
+    entry = {"name": found.name, "ir": _ir(found.launch), **facts._asdict()}
     # As JSON has them: keys are strings.
-    return json.loads(json.dumps(entry)), faults
+    return with_prediction(found, json.loads(json.dumps(entry))), faults
 
 
 def changes(old: dict, new: dict) -> list[str]:
@@ -88,13 +109,21 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="compile what the baseline has, too")
     parser.add_argument("--sm", type=int, nargs="*", default=list(DTYPES), help="capabilities")
     options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))
+    from effkern.testing import predictions
+
     failed = False
     for capability in options.sm:
         old, launches = read(capability), shipped(capability)
         entries = {}
+        by_name = {entry["name"]: entry for entry in old.values()}
         for key, found in launches.items():
             if key in old and not options.all:
-                entries[key] = old[key]
+                entries[key] = with_prediction(found, old[key])
+                continue
+            before = by_name.get(found.name)
+            if before and before.get("ir") == _ir(found.launch) and not options.all:
+                entries[key] = with_prediction(found, before)
                 continue
             entry, faults = measure(found)
             entries[key] = entry
@@ -110,6 +139,11 @@ def main() -> int:
         missing = len(launches.keys() - old.keys())
         print(f"sm_{capability}: {len(launches)} kernels, {missing} of them new", flush=True)
         print(*changes(old, entries), sep="\n")
+        slower = predictions.slower(by_name, {entry["name"]: entry for entry in entries.values()})
+        if slower and not options.update:
+            failed = True
+            print(*slower, sep="\n")
+            print("with a reason in the change, run python tools/triton_gate.py --update")
         if options.update and not failed:
             write(capability, entries)
         failed |= not options.update and bool(launches.keys() ^ old.keys())

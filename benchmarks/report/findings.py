@@ -1,4 +1,4 @@
-"""What a run found, in words with their numbers; and what it was measured on."""
+"""What a run found, in words with their numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from .. import analysis
+from .. import analysis, comparisons
 from ..contenders import LABELS
 
 _PASSES = {"fwd": "Forward", "dgrad": "Input gradient", "wgrad": "Weight gradient"}
@@ -53,12 +53,16 @@ def build(results: dict[str, Any]) -> list[str]:
     table = analysis.overall(cells)
     ours = table[table["contender"].map(analysis.is_effkern)]
     found = [_speed(row) for _, row in ours.dropna(subset=["speedup"]).iterrows()]
+    found += best_peers(cells) + _half(cells)
     theirs = table[table["contender"].isin(analysis.TORCH)]
-    for pass_, group in theirs.groupby("pass", sort=False):
+    for (dtype, batch, pass_), group in theirs.groupby(["dtype", "batch", "pass"], sort=False):
         distances = ", ".join(
             f"{LABELS[row['contender']]} {row['over_roofline']:.1f}x" for _, row in group.iterrows()
         )
-        found.append(f"{_PASSES[pass_]}: distance of PyTorch from the roofline: {distances}.")
+        found.append(
+            f"{_PASSES[pass_]}, {dtype}, batch {batch}: distance of PyTorch from the roofline: "
+            f"{distances}."
+        )
     if not analysis.is_compared(cells):
         return found + _overhead(results) + _memory(results)
     slower = cells[cells["contender"].map(analysis.is_effkern) & (cells["speedup"] < 0.95)]
@@ -69,6 +73,30 @@ def build(results: dict[str, Any]) -> list[str]:
         + (f", the first: {', '.join(map(str, problems.iloc[0]))}." if len(problems) else ".")
     )
     return found + _overhead(results) + _memory(results)
+
+
+def best_peers(cells: pd.DataFrame) -> list[str]:
+    found = []
+    for _, group in cells.groupby(["dtype", "batch", "pass"], sort=False):
+        if not comparisons.has_runtimes(group):
+            continue
+        found += [
+            f"{_PASSES[row['pass']]}, {row['dtype']}, batch {row['batch']}, "
+            f"{LABELS[row['contender']]}: {row['mean']:.2f}x as fast as the best peer of each "
+            f"layer ({row['peers']}), on the worst layer ({row['worst_layer']}) "
+            f"{row['worst']:.2f}x."
+            for _, row in comparisons.best_peer_summary(group).iterrows()
+        ]
+    return found
+
+
+def _half(cells: pd.DataFrame) -> list[str]:
+    return [
+        f"{_PASSES[row['pass']]}, batch {row['batch']}, {LABELS[row['contender']]}: {row['dtype']} "
+        f"takes {row['mean']:.2f} of effkern's float32 time, on the worst layer "
+        f"({row['worst_layer']}) {row['worst']:.2f}."
+        for _, row in comparisons.half_summary(cells).iterrows()
+    ]
 
 
 def _overhead(results: dict[str, Any]) -> list[str]:
@@ -97,33 +125,3 @@ def _memory(results: dict[str, Any]) -> list[str]:
                 f"{ratios.min():.2f} to {ratios.max():.2f} of it."
             )
     return found
-
-
-def setting(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """Machine, versions and method."""
-    machine, ceilings = results["machine"], results["ceilings"]
-    copies = ", ".join(f"{size >> 10} KiB {rate / 1e9:.0f}" for size, rate in ceilings["copies"])
-    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items() if v)
-    commit = results["commit"]
-    temperature = "cold (operands rotate past the caches)" if (
-        results["options"]["cold"] or machine["device"] == "cuda"
-    ) else "warm (the same operands in each call, allocator warm)"  # fmt: skip
-    return [
-        ("Device", machine.get("gpu", {}).get("name") or machine["cpu"]),
-        ("CPU", f"{machine['cpu']}, {machine['cpu_cores']} cores, {machine['threads']} threads"),
-        ("Instruction set", machine["cpu_instruction_set"]),
-        ("Peak", f"{ceilings['flops_per_second'] / 1e9:.0f} GFLOP/s ({ceilings['how']['flops']})"),
-        ("Copy bandwidth, GB/s", f"{copies} ({ceilings['how']['copies']})"),
-        ("Versions", versions),
-        ("Commit", f"{commit['sha'] or 'none'}{' with changes' if commit['dirty'] else ''}"),
-        ("Caches", temperature),
-        ("Missing peers", "; ".join(f"{k}: {v}" for k, v in results["missing"].items()) or "none"),
-        ("Run", f"{results['started']}, {results['seconds']:.0f} s, scope {results['scope']}"),
-        ("Load average", ", ".join(f"{v:.1f}" for v in results["load_average"] if v is not None)),
-    ]
-
-
-def reproduce(results: dict[str, Any]) -> list[str]:
-    """The commands that repeat the run."""
-    checkout = [f"git checkout {results['commit']['sha']}"] if results["commit"]["sha"] else []
-    return [*checkout, "make bench", f"# or: {' '.join(results['command'])}"]

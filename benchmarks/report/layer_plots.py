@@ -1,4 +1,4 @@
-"""Plots with one place per layer: speed-up, and time over the roofline."""
+"""Plots with one place per layer: speed-ups, and time over the roofline."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .. import analysis
+from .. import analysis, comparisons
 from ..contenders import LABELS
 from .style import PASS_TITLES, STYLES, legend_below, times
 
@@ -53,8 +53,8 @@ def over_roofline(results: dict[str, Any], cells: pd.DataFrame) -> Any:
                 marker,
                 color=colour,
                 label=LABELS[name],
-                markersize=6 if ours else 4.5,
-                zorder=3 if ours else 2,
+                markersize=6.5 if ours else 4.5,
+                zorder=2 if ours else 3,
             )
         _log_axis(axis)
         axis.axhline(1, color="black", linewidth=1)
@@ -63,19 +63,41 @@ def over_roofline(results: dict[str, Any], cells: pd.DataFrame) -> Any:
     return figure
 
 
-def speedup(results: dict[str, Any], cells: pd.DataFrame) -> Any:
-    figure, panels = _panels(cells[cells["contender"].map(analysis.is_effkern)], 2.3)
+def _bars(panels: list[tuple[Any, pd.DataFrame]], column: str) -> None:
+    """Bars of a factor, up and down from 1, one per contender."""
     for axis, panel in panels:
         groups = list(panel.groupby("contender", sort=False))
         means = []
         for i, (name, group) in enumerate(groups):
             places = group["x"] + (i + 0.5 - len(groups) / 2) * 0.4
-            height = group["speedup"] - 1
+            height = group[column] - 1
             axis.bar(places, height, 0.4, bottom=1, color=STYLES[name][0], label=LABELS[name])
-            means.append(f"{LABELS[name]} {analysis.geomean(group['speedup']):.2f}x")
+            means.append(f"{LABELS[name]} {analysis.geomean(group[column]):.2f}x")
         axis.set_title(f"geometric mean: {', '.join(means)}", loc="right", fontweight="normal")
         _log_axis(axis)
         axis.axhline(1, color="black", linewidth=1)
         axis.set_ylabel("speed-up")
+
+
+def speedup(results: dict[str, Any], cells: pd.DataFrame) -> Any:
+    figure, panels = _panels(cells[cells["contender"].map(analysis.is_effkern)], 2.3)
+    _bars(panels, "speedup")
     legend_below(figure, columns=2)
+    return figure
+
+
+def best_peer(results: dict[str, Any], cells: pd.DataFrame) -> Any:
+    """Like `speedup`, over the best peer, whose mark stands below each layer; forward only."""
+    ours = comparisons.against_best_peer(cells[cells["pass"] == "fwd"])
+    figure, panels = _panels(ours, 2.8)
+    _bars(panels, "times_as_fast")
+    for axis, panel in panels:
+        low = axis.get_ylim()[0]
+        for peer, group in panel.drop_duplicates("layer").groupby("peer", sort=False):
+            colour, marker = STYLES[peer]
+            places = [low * 0.9] * len(group)
+            label = f"best peer: {LABELS[peer]}"
+            axis.plot(group["x"], places, marker, color=colour, label=label, clip_on=False)
+        axis.set_ylim(low * 0.8)
+    legend_below(figure, columns=4)
     return figure

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from . import findings
+from . import document
 from .plots import Picture
-from .tables import Table, build
+from .table import Table
 
 
 def _table(table: Table) -> list[str]:
@@ -20,17 +20,18 @@ def _table(table: Table) -> list[str]:
 
 
 def render(results: dict[str, Any], pictures: Sequence[Picture]) -> str:
-    lines = [f"# effkern microbenchmark: {results['slug']}", ""]
-    lines += [f"> **{warning}**\n" for warning in findings.warnings(results)]
+    shown = document.build(results)
+    lines = [f"# {shown.title}", ""]
+    lines += [f"> **{warning}**\n" for warning in shown.warnings]
     lines += ["## Findings", ""]
-    lines += [f"- {finding}" for finding in findings.build(results)]
+    lines += [f"- {finding}" for finding in shown.findings]
     lines += ["", "## Plots", ""]
     for picture in pictures:
         lines += [f"![{picture.title}]({picture.path.name})", "", picture.note, ""]
     lines += ["## Tables", ""]
-    for table in build(results):
+    for table in shown.tables:
         lines += [f"### {table.title}", "", *_table(table)]
     lines += ["## Machine and method", ""]
-    lines += [f"- {name}: {value}" for name, value in findings.setting(results)]
-    lines += ["", "## Reproduce", "", "```", *findings.reproduce(results), "```", ""]
+    lines += [f"- {name}: {value}" for name, value in shown.setting]
+    lines += ["", "## Reproduce", "", "```", *shown.commands, "```", ""]
     return "\n".join(lines)

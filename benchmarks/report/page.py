@@ -9,9 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from . import findings
+from . import document
 from .plots import Picture
-from .tables import build
 
 
 def render(results: dict[str, Any], pictures: Sequence[Picture]) -> str:
@@ -28,12 +27,13 @@ def render(results: dict[str, Any], pictures: Sequence[Picture]) -> str:
         }
         for picture in pictures
     ]
+    shown = document.build(results)
     return environment.get_template("page.html.j2").render(
-        title=f"effkern microbenchmark: {results['slug']}",
-        warnings=findings.warnings(results),
-        findings=findings.build(results),
+        title=shown.title,
+        warnings=shown.warnings,
+        findings=shown.findings,
         pictures=embedded,
-        tables=build(results),
-        setting=findings.setting(results),
-        commands=findings.reproduce(results),
+        tables=shown.tables,
+        setting=shown.setting,
+        commands=shown.commands,
     )

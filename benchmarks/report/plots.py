@@ -13,9 +13,9 @@ import pandas as pd
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from .. import analysis  # noqa: E402
+from .. import analysis, comparisons  # noqa: E402
 from ..contenders import LABELS  # noqa: E402
-from . import findings, layer_plots  # noqa: E402
+from . import findings, layer_plots, predicted, predicted_plots  # noqa: E402
 from .roofline_plot import roofline  # noqa: E402
 from .style import PASS_TITLES, SETTINGS, STYLES, legend_below  # noqa: E402
 
@@ -63,6 +63,11 @@ _PLOTS: dict[str, tuple[Callable[..., Any], str, str]] = {
         "Speed-up over PyTorch's better layout, by layer",
         "Layers: channels@size, kernel size, stride; at 1x both are equally fast.",
     ),
+    "best-peer": (
+        layer_plots.best_peer,
+        "Forward speed-up over the best peer, by layer",
+        "The fastest contender besides effkern on that very layer; its mark stands at the bottom.",
+    ),
     "over-roofline": (
         layer_plots.over_roofline,
         "Time over the roofline, by layer",
@@ -71,20 +76,45 @@ _PLOTS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "roofline": (
         roofline,
         "Roofline",
-        "Each marker is a layer; the lines are the ceilings measured in the same run, copies over "
-        "working sets of three sizes.",
+        "PyTorch and effkern; each marker is a layer; the lines are the ceilings measured in the "
+        "same run, copies over working sets of three sizes.",
     ),
 }
+
+
+_PREDICTED_PLOTS: dict[str, tuple[Callable[..., Any], str, str]] = {
+    "over-floor": (
+        predicted_plots.over_floor,
+        "Predicted time over the floor, by layer",
+        "Nothing here was measured. The floor: operands and result once, at the rate of a copy.",
+    ),
+    "instructions": (
+        predicted_plots.instructions,
+        "Executed instructions per output, by layer",
+        "Of a lane, all launches of a call, from the machine code.",
+    ),
+}
+
+
+def _has(name: str, cells: pd.DataFrame) -> bool:
+    """Whether there are the measurements for a plot."""
+    if name in _PREDICTED_PLOTS:
+        return True
+    if name == "best-peer":
+        return comparisons.has_runtimes(cells[cells["pass"] == "fwd"])
+    return name not in ("summary", "speedup") or analysis.is_compared(cells)
 
 
 def draw(results: dict[str, Any], folder: Path) -> list[Picture]:
     """Draws every plot for every dtype and batch size; returns them in the order to show."""
     pictures = []
-    groups = list(analysis.frame(results).groupby(["dtype", "batch"], sort=False))
-    warnings = findings.warnings(results)
+    is_predicted = results["kind"] == "predicted"
+    source, plots = (predicted, _PREDICTED_PLOTS) if is_predicted else (analysis, _PLOTS)
+    groups = list(source.frame(results).groupby(["dtype", "batch"], sort=False))
+    warnings = (predicted if is_predicted else findings).warnings(results)
     for (dtype, batch), cells in groups:
-        for name, (plot, title, note) in _PLOTS.items():
-            if name in ("summary", "speedup") and not analysis.is_compared(cells):
+        for name, (plot, title, note) in plots.items():
+            if not _has(name, cells):
                 continue
             suffix = f"-{dtype}-b{batch}" if len(groups) > 1 else ""
             path = folder / f"{results['kind']}-{name}{suffix}.png"

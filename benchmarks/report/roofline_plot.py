@@ -42,7 +42,7 @@ def roofline(results: dict[str, Any], cells: pd.DataFrame) -> Any:
     for pass_, axis in zip(passes, axes[0], strict=True):
         _ceilings(axis, results["ceilings"], intensity)
         for name, group in cells[cells["pass"] == pass_].groupby("contender", sort=False):
-            if name == "torch_compile":
+            if not (name in analysis.TORCH or analysis.is_effkern(name)):
                 continue
             colour, marker = STYLES[name]
             axis.plot(

@@ -10,8 +10,21 @@ STYLES = {
     "torch": ("#E69F00", "v"),
     "torch_channels_last": ("#D55E00", "^"),
     "torch_compile": ("#777777", "x"),
+    "onnxruntime": ("#009E73", "<"),
+    "openvino": ("#CC79A7", ">"),
+    "ncnn": ("#B8A900", "d"),
+    "litert": ("#000000", "P"),
     "effkern": ("#56B4E9", "o"),
     "effkern_channels_last": ("#0072B2", "s"),
+    "effkern_triton": ("#009E73", "o"),
+    "effkern_triton_channels_last": ("#CC79A7", "s"),
+}
+# Of predictions: (name, colour, marker).
+PREDICTED = {
+    "cuda_contiguous": ("CUDA NCHW", "#56B4E9", "o"),
+    "cuda_channels_last": ("CUDA channels_last", "#0072B2", "s"),
+    "triton_contiguous": ("Triton NCHW", "#E69F00", "v"),
+    "triton_channels_last": ("Triton channels_last", "#D55E00", "^"),
 }
 SETTINGS: dict[Any, Any] = {
     "figure.dpi": 110,

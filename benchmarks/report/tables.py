@@ -1,62 +1,15 @@
-"""The tables of a report, as text cells; terminal, Markdown and HTML lay out the same ones."""
+"""The tables of a report."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from .. import analysis
 from ..contenders import LABELS
-
-
-@dataclass
-class Table:
-    """Text columns first (`labels` of them), then numbers; `best` holds (row, column) to mark."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-    note: str = ""
-    labels: int = 1
-    best: set[tuple[int, int]] = field(default_factory=set)
-    detail: bool = False
-
-
-def number(value: Any) -> str:
-    """Three significant digits; empty for what was not measured."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if not isinstance(value, float):
-        return str(value)
-    return (
-        f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}" if value >= 10 else f"{value:.2f}"
-    )
-
-
-def _from_frame(
-    title: str, data: pd.DataFrame, labels: Sequence[str], note: str = "", lowest: bool = False,
-    detail: bool = False,
-) -> Table:  # fmt: skip
-    numbers = [column for column in data.columns if column not in labels]
-    rows, best = [], set()
-    contenders = [column for column in numbers if column in LABELS]
-    for i, record in enumerate(data.to_dict("records")):
-        rows.append([str(record[k]) for k in labels] + [number(record[k]) for k in numbers])
-        measured = [k for k in contenders if not pd.isna(record[k])]
-        if lowest and measured:
-            winner = min(measured, key=record.__getitem__)
-            best.add((i, len(labels) + numbers.index(winner)))
-    names = [LABELS.get(column, column) for column in numbers]
-    return Table(title, [*labels, *names], rows, note, len(labels), best, detail)
-
-
-def _varying(data: pd.DataFrame, labels: list[str]) -> list[str]:
-    """Labels, without dtype and batch where there is only one."""
-    return [k for k in labels if k not in ("dtype", "batch") or data[k].nunique() > 1]
+from . import comparison_tables
+from .table import Table, from_frame, varying
 
 
 def build(results: dict[str, Any]) -> list[Table]:
@@ -65,24 +18,25 @@ def build(results: dict[str, Any]) -> list[Table]:
     order = [name for name in LABELS if name in set(cells["contender"])]
 
     def table(title: str, data: pd.DataFrame, labels: list[str], **options: Any) -> Table:
-        labels = _varying(data, labels)
+        labels = varying(data, labels)
         others = [k for k in data.columns if k in ("layers", "roofline")]
         columns = [k for k in order if k in data.columns]
-        return _from_frame(title, data[[*labels, *others, *columns]], labels, **options)
+        return from_frame(title, data[[*labels, *others, *columns]], labels, **options)
 
-    tables = [_overall(cells)]
-    kinds = ["dtype", "batch", "pass", "kind"]
+    tables = [_overall(cells), *comparison_tables.build(results, cells)]
+    classes = ["dtype", "batch", "pass", "class"]
     ours = cells[cells["contender"].map(analysis.is_effkern)]
     if analysis.is_compared(cells):
-        speedups = analysis.by_kind(ours, "speedup")
-        note = "Geometric means; k: kernel size, s: stride. Higher is better."
+        speedups = analysis.by_group(ours, "speedup")
+        note = "Geometric means; s: stride. Higher is better."
         title = "Speed-up over PyTorch's better layout, by class"
-        tables.append(table(title, speedups, kinds, note=note))
+        tables.append(table(title, speedups, classes, note=note))
     tables += [
         table(
-            "Time over the roofline, by class", analysis.by_kind(cells, "over_roofline"), kinds,
-            note="Geometric means; 1 is the least time that the measured ceilings allow. "
-            "torch.compile: on one layer of a class, unless the run was full.", lowest=True,
+            "Time over the roofline, by class", analysis.by_group(cells, "over_roofline"),
+            classes, lowest=True,
+            note="Geometric means over the layers; 1 is the least time that the measured ceilings "
+            "allow. torch.compile: on a few layers only, unless the run was full.",
         ),
         table(
             "All depthwise layers of a model, microseconds", analysis.by_model(results, cells),
@@ -113,8 +67,8 @@ def _overall(cells: pd.DataFrame) -> Table:
         "slowest": "worst layer",
         "fastest": "best layer",
     }
-    labels = _varying(data, ["dtype", "batch", "pass", "contender"])
-    return _from_frame(
+    labels = varying(data, ["dtype", "batch", "pass", "contender"])
+    return from_frame(
         "Overall", data[[*labels, "layers", *names]].rename(columns=names), labels,
         note="Geometric means over the layers; speed-up over PyTorch's better layout of each "
         "layer, by medians and by 20th percentiles.",
@@ -122,7 +76,7 @@ def _overall(cells: pd.DataFrame) -> Table:
 
 
 def _overhead(results: dict[str, Any]) -> Table:
-    return _from_frame(
+    return from_frame(
         "A call on a tiny tensor (1x8x4x4, 3x3), microseconds of host time",
         analysis.overhead(results), ["layout", "mode"],
         note="grad_forward: the forward pass with gradients recorded.",
@@ -134,7 +88,7 @@ def _memory(results: dict[str, Any]) -> Table:
     rows["contender"] = rows["contender"].map(LABELS)
     for kind in ("allocated", "resident"):
         rows[f"{kind} MiB"] = rows[f"{kind}_peak_bytes"].astype(float) / 2**20
-    return _from_frame(
+    return from_frame(
         "Peak memory of forward + backward beyond the operands, MiB",
         rows[["layer", "contender", "allocated MiB", "resident MiB"]], ["layer", "contender"],
         note="allocated: torch's allocations; resident: all pages touched, libraries' scratch "

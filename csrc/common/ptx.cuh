@@ -25,6 +25,17 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
+// Stores 8 or 16 bytes, to which `address` is aligned, as one instruction.
+__device__ __forceinline__ void store_global(void* address, uint2 words) {
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(address), "r"(words.x), "r"(words.y)
+               : "memory");
+}
+__device__ __forceinline__ void store_global(void* address, uint4 words) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(words.x),
+               "r"(words.y), "r"(words.z), "r"(words.w)
+               : "memory");
+}
+
 // Starts a copy of kBytes (4, 8 or 16) from global to shared memory, both aligned to kBytes. Where
 // `valid` is false, zeros are written and nothing is read. sm_80.
 template <int kBytes>

@@ -68,6 +68,14 @@ EFFKERN_INLINE void store_acc(A* p, Vec<A> v) {
   *reinterpret_cast<typename Vector<A>::unaligned*>(p) = v;
 }
 
+// A value that several instructions use, loaded once and not by each of them.
+EFFKERN_INLINE Vec<float> in_register(Vec<float> v) {
+#if defined(EFFKERN_X86)
+  asm("" : "+x"(v));
+#endif
+  return v;
+}
+
 // NaN stays NaN, as in torch's clamp and relu.
 template <class A>
 EFFKERN_INLINE Vec<A> clamp(Vec<A> v, Vec<A> lo, Vec<A> hi) {
@@ -153,18 +161,36 @@ EFFKERN_INLINE void store(double* p, Vec<double> v) { store_acc(p, v); }
 typedef uint16_t VecU16 __attribute__((vector_size(EFFKERN_VECTOR / 2)));
 typedef uint32_t VecU32 __attribute__((vector_size(EFFKERN_VECTOR)));
 
+// g++ 12 splits a conversion of vectors between 16 and 32 bits, hence the intrinsics.
 EFFKERN_INLINE Vec<float> load(const BFloat16* p) {
-  VecU16 bits;
-  memcpy(&bits, p, sizeof bits);
-  return reinterpret_cast<Vec<float>>(__builtin_convertvector(bits, VecU32) << 16);
+#if defined(__AVX512F__)
+  const VecU32 bits = reinterpret_cast<VecU32>(
+      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(__AVX2__)
+  const VecU32 bits = reinterpret_cast<VecU32>(
+      _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+  VecU16 narrow;
+  memcpy(&narrow, p, sizeof narrow);
+  const VecU32 bits = __builtin_convertvector(narrow, VecU32);
+#endif
+  return reinterpret_cast<Vec<float>>(bits << 16);
 }
 EFFKERN_INLINE void store(BFloat16* p, Vec<float> v) {
   const VecU32 bits = reinterpret_cast<VecU32>(v);
-  const VecU32 rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const VecU32 nan = 0x7fc0u | (bits >> 16);
-  const VecU32 out = (bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
+  const VecU32 rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const VecU32 out = (v == v ? rounded : bits | 0x7fc00000u) >> 16;
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(out)));
+#elif defined(__AVX2__)
+  const __m256i wide = reinterpret_cast<__m256i>(out);
+  const __m256i narrow = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(narrow));
+#else
   const VecU16 narrow = __builtin_convertvector(out, VecU16);
   memcpy(p, &narrow, sizeof narrow);
+#endif
 }
 EFFKERN_INLINE Vec<float> load(const Half* p) {
 #if defined(__AVX512F__)
@@ -261,7 +287,8 @@ EFFKERN_INLINE Vec<float> load_masked(const float* p, Vector<float>::mask mask) 
 #endif
 }
 
-// The even or the odd lanes of two vectors, in an order that is cheap to make; unfold() mends it.
+// The even or the odd lanes of two vectors, in an order that is cheap to make; unfold() mends it,
+// and fold() makes it.
 #if EFFKERN_VECTOR == 16
 EFFKERN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
   return __builtin_shufflevector(a, b, 0, 2, 4, 6);
@@ -270,6 +297,7 @@ EFFKERN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
   return __builtin_shufflevector(a, b, 1, 3, 5, 7);
 }
 EFFKERN_INLINE Vec<float> unfold(Vec<float> v) { return v; }
+EFFKERN_INLINE Vec<float> fold(Vec<float> v) { return v; }
 #elif EFFKERN_VECTOR == 32
 EFFKERN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
   return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14);
@@ -280,6 +308,7 @@ EFFKERN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
 EFFKERN_INLINE Vec<float> unfold(Vec<float> v) {
   return __builtin_shufflevector(v, v, 0, 1, 4, 5, 2, 3, 6, 7);
 }
+EFFKERN_INLINE Vec<float> fold(Vec<float> v) { return unfold(v); }
 #else
 EFFKERN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
   return __builtin_shufflevector(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30);
@@ -289,6 +318,9 @@ EFFKERN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
 }
 EFFKERN_INLINE Vec<float> unfold(Vec<float> v) {
   return __builtin_shufflevector(v, v, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+}
+EFFKERN_INLINE Vec<float> fold(Vec<float> v) {
+  return __builtin_shufflevector(v, v, 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
 }
 #endif
 

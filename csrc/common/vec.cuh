@@ -85,13 +85,9 @@ __device__ __forceinline__ Accumulate<T> load_scalar(const T* address EFFKERN_SI
   return value[0];
 }
 
-// Rounds to nearest even. Two 16-bit values at a time are one conversion instruction. Stores
-// nothing where `valid` is false.
+// Rounds N values to nearest even. Two 16-bit values at a time are one conversion instruction.
 template <int N, typename T>
-__device__ __forceinline__ void store_if(bool valid, T* address,
-                                         const Accumulate<T>* values EFFKERN_SITE) {
-  EFFKERN_GLOBAL_ACCESS_IF(valid, address, N * sizeof(T), kWrite);
-  if (!valid) return;
+__device__ __forceinline__ Packed<T, N> pack(const Accumulate<T>* values) {
   typename Packed<T, N>::Bits bits;
   if constexpr (std::is_same_v<T, __half> && N % 2 == 0) {
     __half2 pairs[N / 2];
@@ -119,7 +115,16 @@ __device__ __forceinline__ void store_if(bool valid, T* address,
     }
     memcpy(&bits, static_cast<const void*>(elements), sizeof(bits));
   }
-  *reinterpret_cast<typename Packed<T, N>::Bits*>(address) = bits;
+  return {bits};
+}
+
+// Stores nothing where `valid` is false.
+template <int N, typename T>
+__device__ __forceinline__ void store_if(bool valid, T* address,
+                                         const Accumulate<T>* values EFFKERN_SITE) {
+  EFFKERN_GLOBAL_ACCESS_IF(valid, address, N * sizeof(T), kWrite);
+  if (!valid) return;
+  *reinterpret_cast<typename Packed<T, N>::Bits*>(address) = pack<N, T>(values).bits;
 }
 
 template <int N, typename T>

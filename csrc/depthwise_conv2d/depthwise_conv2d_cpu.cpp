@@ -199,6 +199,15 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
 
 bool weight_grad_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan, CpuIsa isa,
                      const WeightGradTensors& tensors, Parallel parallel) {
+  const Strides4 &from = tensors.input_strides, &grad = tensors.grad_strides;
+  if ((plan.kernel == Kernel::kCpuDirectChannels && (from.c != 1 || grad.c != 1)) ||
+      (plan.kernel == Kernel::kCpuDirectRows && (from.w != 1 || grad.w != 1))) {
+    // Tensors of different layouts, or a third one.
+    DepthwiseConv2dProblem other = p;
+    other.layout = Layout::kStrided;
+    return weight_grad_cpu(other, plan_depthwise_conv2d(other, plan.backend, isa), isa, tensors,
+                           parallel);
+  }
   WeightGradTask task;
   task.problem = p;
   task.plan = plan;

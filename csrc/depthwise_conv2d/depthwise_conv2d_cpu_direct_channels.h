@@ -5,6 +5,61 @@
 namespace effkern {
 namespace EFFKERN_ISA {
 
+template <class A>
+__attribute__((noinline)) void activate_all(Vec<A>* values, int count, Activation activation) {
+  for (int i = 0; i < count; ++i) values[i] = activate<A>(values[i], activation);
+}
+
+// What the direct kernels do to a tile before they store it.
+template <class A>
+struct DirectEpilogue {
+  // relu and relu6, with their upper bound.
+  bool clamps;
+  A hi;
+  // The others; kNone where clamping does it all.
+  Activation activation;
+
+  static DirectEpilogue of(Activation activation) {
+    const bool clamps = activation == Activation::kReLU || activation == Activation::kReLU6;
+    return {clamps, activation == Activation::kReLU6 ? A(6) : A(__builtin_inf()),
+            clamps ? Activation::kNone : activation};
+  }
+
+  template <int N>
+  EFFKERN_INLINE void apply(Vec<A> (&tile)[N]) const {
+    if (__builtin_expect(activation != Activation::kNone, 0)) {
+      // A copy, so that the tile itself stays in registers.
+      Vec<A> values[N];
+      for (int i = 0; i < N; ++i) values[i] = tile[i];
+      activate_all<A>(values, N, activation);
+      for (int i = 0; i < N; ++i) tile[i] = values[i];
+    }
+    if (clamps) {
+      const Vec<A> low = splat(A(0)), high = splat(hi);
+#pragma GCC unroll 8
+      for (int i = 0; i < N; ++i) tile[i] = clamp<A>(tile[i], low, high);
+    }
+  }
+};
+
+// The channels whose weights a thread has packed: a range that grows.
+class PackedChannels {
+ public:
+  // Calls pack(channel) for every `step`-th channel of [begin, end) that is not packed yet.
+  template <class Pack>
+  void extend(int64_t begin, int64_t end, int64_t step, const Pack& pack) {
+    if (begin >= begin_ && end <= end_) return;
+    for (int64_t c = begin; c < end; c += step) {
+      if (c < begin_ || c >= end_) pack(c);
+    }
+    begin_ = end_ > 0 ? min64(begin_, begin) : begin;
+    end_ = max64(end_, end);
+  }
+
+ private:
+  int64_t begin_ = 0, end_ = 0;
+};
+
 template <class T>
 struct DirectArgs {
   // The image, `channels` of it from the pointer on, and the element that tap (0, 0) of the tile's
@@ -16,10 +71,7 @@ struct DirectArgs {
   // Per vector of channels: bias, then taps, each a vector.
   const Acc<T>* weights;
   int64_t channels;
-  // relu and relu6; other activations are in `activation`, which is kNone for these.
-  bool clamps;
-  Acc<T> lo, hi;
-  Activation activation;
+  DirectEpilogue<Acc<T>> epilogue;
   T* out;
   int64_t out_row, out_col;
 };
@@ -95,11 +147,6 @@ EFFKERN_INLINE void direct_rows(Vec<Acc<T>> (&acc)[R][kDirectCols], const T* sou
   }
 }
 
-template <class T>
-__attribute__((noinline)) void activate_all(Vec<Acc<T>>* values, int count, Activation activation) {
-  for (int i = 0; i < count; ++i) values[i] = activate<Acc<T>>(values[i], activation);
-}
-
 // R x kDirectCols pixels of all channels.
 template <class T, int K, int S, int R, Footprint F>
 void direct_tile(const DirectArgs<T>& arguments) {
@@ -125,19 +172,7 @@ void direct_tile(const DirectArgs<T>& arguments) {
     direct_rows<T, K, S, R, F, 0, kApart, 0, 1>(acc, source, taps, args);
     direct_rows<T, K, S, R, F, kApart, K, 0, R>(acc, source, taps, args);
     direct_rows<T, K, S, R, F, K, K + kApart, R - 1, 1>(acc, source, taps, args);
-    if (__builtin_expect(args.activation != Activation::kNone, 0)) {
-      Vec<A> values[R * kDirectCols];
-      for (int i = 0; i < R * kDirectCols; ++i) values[i] = acc[i / kDirectCols][i % kDirectCols];
-      activate_all<T>(values, R * kDirectCols, args.activation);
-      for (int i = 0; i < R * kDirectCols; ++i) acc[i / kDirectCols][i % kDirectCols] = values[i];
-    }
-    if (args.clamps) {
-      const Vec<A> lo = splat(args.lo), hi = splat(args.hi);
-#pragma GCC unroll 2
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int p = 0; p < kDirectCols; ++p) acc[r][p] = clamp<A>(acc[r][p], lo, hi);
-    }
+    args.epilogue.apply(reinterpret_cast<Vec<A>(&)[R * kDirectCols]>(acc));
     T* out = args.out + c;
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r, out += args.out_row)
@@ -156,7 +191,8 @@ struct DirectTiles {
     constexpr Footprint kThis = Footprint{kFootprint};
     // Larger kernels meet the border in too many ways, 16-bit types are bound by conversions.
     constexpr bool kExact = (K == 3 && sizeof(T) == 4) || kThis == Footprint::kInside;
-    run[R - 1][kFootprint] = &direct_tile < T, K, S, R, kExact ? kThis : Footprint::kSomeCols > ;
+    constexpr Footprint kUsed = kExact ? kThis : Footprint::kSomeCols;
+    run[R - 1][kFootprint] = &direct_tile<T, K, S, R, kUsed>;
     if constexpr (kFootprint + 1 < kFootprints) fill<R, kFootprint + 1>();
   }
   constexpr DirectTiles() {
@@ -195,10 +231,7 @@ class DirectChannels {
  public:
   DirectChannels(const StencilTask& task, void* scratch)
       : t_(task), weights_(static_cast<A*>(scratch)) {
-    args_.clamps = t_.activation == Activation::kReLU || t_.activation == Activation::kReLU6;
-    args_.lo = A(0);
-    args_.hi = t_.activation == Activation::kReLU6 ? A(6) : A(__builtin_inf());
-    args_.activation = args_.clamps ? Activation::kNone : t_.activation;
+    args_.epilogue = DirectEpilogue<A>::of(t_.activation);
     args_.source_row = t_.source_strides.h;
     args_.source_col = t_.source_strides.w;
     args_.out_row = t_.output_strides.h;
@@ -217,16 +250,11 @@ class DirectChannels {
   }
 
  private:
-  // What is packed are the channels [packed_begin_, packed_end_); units come in ascending order.
   void pack(int64_t begin, int64_t end) {
-    if (begin >= packed_begin_ && end <= packed_end_) return;
-    for (int64_t c = begin; c < end; c += L) {
-      if (c >= packed_begin_ && c < packed_end_) continue;
+    packed_.extend(begin, end, L, [&](int64_t c) {
       A* out = weights_ + c * (K * K + 1);
       pack_weights<T, true>(t_, min64(c, t_.channels - L), L, K * K, out + L, out);
-    }
-    packed_begin_ = packed_end_ > 0 ? min64(packed_begin_, begin) : begin;
-    packed_end_ = max64(packed_end_, end);
+    });
   }
 
   static Footprint footprint(const DirectArgs<T>& args, int64_t rows) {
@@ -266,7 +294,7 @@ class DirectChannels {
 
   const StencilTask& t_;
   A* weights_;
-  int64_t packed_begin_ = 0, packed_end_ = 0;
+  PackedChannels packed_;
   DirectArgs<T> args_;
 };
 

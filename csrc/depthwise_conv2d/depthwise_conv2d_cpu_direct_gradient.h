@@ -100,25 +100,19 @@ class DirectGradient {
   }
 
  private:
-  // What is packed are the channels [packed_begin_, packed_end_); units come in ascending order.
   void pack(int64_t begin, int64_t end) {
-    if (begin >= packed_begin_ && end <= packed_end_) return;
-    for (int64_t c = begin; c < end; c += L) {
-      if (c >= packed_begin_ && c < packed_end_) continue;
+    packed_.extend(begin, end, L, [&](int64_t c) {
       const int64_t channel = min64(c, t_.channels - L);
       const T* weight = static_cast<const T*>(t_.weight) + channel * t_.weight_stride_o;
       A* out = weights_ + c * (K * K);
       if (t_.weight_stride_w == 1 && t_.weight_stride_h == K && t_.weight_stride_o == K * K) {
-        pack_transposed(weight, L, K * K, false, out);
-        continue;
+        return pack_transposed(weight, L, K * K, false, out);
       }
       for (int64_t k = 0; k < K * K; ++k) {
         const T* tap = weight + k / K * t_.weight_stride_h + k % K * t_.weight_stride_w;
         for (int l = 0; l < L; ++l) out[k * L + l] = to_acc(tap[l * t_.weight_stride_o]);
       }
-    }
-    packed_begin_ = packed_end_ > 0 ? min64(packed_begin_, begin) : begin;
-    packed_end_ = max64(packed_end_, end);
+    });
   }
 
   void run_pair(int64_t n, int64_t channel, int64_t row) {
@@ -148,7 +142,7 @@ class DirectGradient {
 
   const StencilTask& t_;
   A* weights_;
-  int64_t packed_begin_ = 0, packed_end_ = 0;
+  PackedChannels packed_;
   DirectGradientArgs<T> args_;
 };
 

@@ -1,7 +1,8 @@
-// Forward and input gradient of contiguous float32 images without packing: a lane is a pixel of a
-// row, a tile keeps a vector of each of up to seven rows in registers, and each row of the image is
-// loaded once per kernel column for all of them. 3x3 and 5x5 with stride 1 and 2, 7x7 with
-// stride 1. Included after the weights header, once per instruction set.
+// Forward and input gradient of contiguous images without packing: a lane is a pixel of a row, a
+// tile keeps a vector of each of up to seven rows in registers, and each row of the image is loaded
+// once per kernel column for all of them. Rows of 16-bit images are widened first, with borders of
+// zeros, so that no vector needs a mask. 3x3 and 5x5 with stride 1 and 2, 7x7 with stride 1.
+// Included after the weights header, once per instruction set.
 namespace effkern {
 namespace EFFKERN_ISA {
 
@@ -12,10 +13,7 @@ struct RowsArgs {
   int64_t width, pad;
   const float* weights;
   float bias;
-  // relu and relu6; other activations are in `activation`, which is kNone for these.
-  bool clamps;
-  float lo, hi;
-  Activation activation;
+  DirectEpilogue<float> epilogue;
   float* out;
   int64_t out_row, out_width;
 };
@@ -84,23 +82,13 @@ void direct_rows_strip(const RowsArgs& args, int64_t col) {
   constexpr int L = kLanes<float>;
   Vec<float> acc[R];
   direct_rows_tile<K, S, R, kMasked>(args, col, acc);
-  if (__builtin_expect(args.activation != Activation::kNone, 0)) {
-    Vec<float> values[R];
-    for (int r = 0; r < R; ++r) values[r] = acc[r];
-    activate_all<float>(values, R, args.activation);
-    for (int r = 0; r < R; ++r) acc[r] = values[r];
-  }
-  if (args.clamps) {
-    const Vec<float> lo = splat(args.lo), hi = splat(args.hi);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[r] = clamp<float>(acc[r], lo, hi);
-  }
+  args.epilogue.apply(acc);
   float* out = args.out + col;
   const int64_t width = args.out_width;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r, out += args.out_row) {
     // What a vector writes too much may fall into the next rows, which are written after it.
-    if (!kMasked || width >= L || (args.out_row == width && (R - r) * width >= L)) {
+    if (width >= L || (args.out_row == width && (R - r) * width >= L)) {
       store(out, acc[r]);
     } else {
       store_upto(out, acc[r], width);
@@ -117,7 +105,7 @@ void direct_rows_all(const RowsArgs& args) {
     // The last strip begins earlier where the row is no multiple of it.
     const int64_t col = max64(0, min64(next, args.out_width - L));
     const int64_t first = col * S - args.pad;
-    if (first >= 0 && first + kReach <= args.width && args.out_width >= L) {
+    if (first >= 0 && first + kReach <= args.width) {
       direct_rows_strip<K, S, R, false>(args, col);
     } else {
       direct_rows_strip<K, S, R, true>(args, col);
@@ -141,23 +129,30 @@ struct DirectRowsTiles {
 template <int K, int S>
 constexpr DirectRowsTiles<K, S> kDirectRowsTiles{};
 
-template <int K, int S>
+template <class T, int K, int S>
 class DirectRows {
+  static constexpr int L = kLanes<float>;
+  static constexpr int kMax = DirectRowsTiles<K, S>::kMax;
+  // Rows of the image that the tallest tile meets.
+  static constexpr int kSlots = (kMax - 1) * S + K;
+  static constexpr bool kWide = sizeof(T) == sizeof(float);
+
  public:
   DirectRows(const StencilTask& task, void* scratch) : t_(task) {
-    constexpr int L = kLanes<float>;
+    const int64_t width = t_.cols.source_size, out_width = t_.cols.out_size;
+    pad_ = -t_.cols.min_distance;
+    pitch_ = direct_rows_pitch(width, out_width, pad_, K, S, L);
     weights_ = static_cast<float*>(scratch);
     zeros_ = weights_ + K * K + 2 * L;
-    zero(zeros_, t_.cols.source_size);
-    args_.width = t_.cols.source_size;
-    args_.pad = -t_.cols.min_distance;
+    widened_ = zeros_ + pitch_;
+    finished_ = widened_ + kSlots * pitch_;
+    zero(zeros_, kWide ? width : (kSlots + 1) * pitch_);
+    args_.width = kWide ? width : pitch_;
+    args_.pad = kWide ? pad_ : 0;
     args_.weights = weights_;
-    args_.clamps = t_.activation == Activation::kReLU || t_.activation == Activation::kReLU6;
-    args_.lo = 0;
-    args_.hi = t_.activation == Activation::kReLU6 ? 6.0f : __builtin_inff();
-    args_.activation = args_.clamps ? Activation::kNone : t_.activation;
-    args_.out_row = t_.output_strides.h;
-    args_.out_width = t_.cols.out_size;
+    args_.epilogue = DirectEpilogue<float>::of(t_.activation);
+    args_.out_row = kWide ? t_.output_strides.h : out_width;
+    args_.out_width = out_width;
   }
 
   // Units: planes x blocks of rows.
@@ -166,8 +161,7 @@ class DirectRows {
     int64_t block = begin % blocks, channel = begin / blocks % t_.channels;
     int64_t n = begin / blocks / t_.channels, packed = -1;
     for (int64_t unit = begin; unit < end; ++unit) {
-      if (packed != channel)
-        pack_weights<float, false>(t_, channel, 1, K * K, weights_, &args_.bias);
+      if (packed != channel) pack_weights<T, false>(t_, channel, 1, K * K, weights_, &args_.bias);
       packed = channel;
       run_block(n, channel, block * t_.plan.block_rows);
       if (++block == blocks) block = 0, ++channel;
@@ -179,39 +173,69 @@ class DirectRows {
   void run_block(int64_t n, int64_t channel, int64_t row) {
     const Strides4 &s = t_.source_strides, &o = t_.output_strides;
     const int64_t end = min64(row + t_.plan.block_rows, t_.rows.out_size);
-    const float* source =
-        static_cast<const float*>(t_.source) + n * s.n + floor_div(channel, t_.divide) * s.c;
-    float* out = static_cast<float*>(t_.output) + n * o.n + channel * o.c;
-    constexpr int kMax = DirectRowsTiles<K, S>::kMax;
+    const T* source =
+        static_cast<const T*>(t_.source) + n * s.n + floor_div(channel, t_.divide) * s.c;
+    T* out = static_cast<T*>(t_.output) + n * o.n + channel * o.c;
+    next_ = 0;
     for (int64_t tiles = (end - row + kMax - 1) / kMax; tiles > 0; --tiles) {
       // Tiles of nearly the same height.
       const int64_t rows = tiles == 1 ? end - row : (end - row + tiles - 1) / tiles;
       int64_t y = row * S + t_.rows.min_distance;
       for (int64_t i = 0; i < (rows - 1) * S + K; ++i, ++y) {
-        args_.rows[i] = y >= 0 && y < t_.rows.source_size ? source + y * s.h : zeros_;
+        args_.rows[i] = y >= 0 && y < t_.rows.source_size ? source_row(source, y) : zeros_;
       }
-      args_.out = out + row * o.h;
-      kDirectRowsTiles<K, S>.run[rows - 1](args_);
+      if constexpr (kWide) {
+        args_.out = out + row * o.h;
+        kDirectRowsTiles<K, S>.run[rows - 1](args_);
+      } else {
+        args_.out = finished_;
+        kDirectRowsTiles<K, S>.run[rows - 1](args_);
+        store_rows(out + row * o.h, rows);
+      }
       row += rows;
     }
   }
 
+  const float* source_row(const T* source, int64_t y) {
+    const T* row = source + y * t_.source_strides.h;
+    if constexpr (kWide) {
+      return row;
+    } else {
+      float* slot = widened_ + y % kSlots * pitch_;
+      // Tiles overlap.
+      if (y >= next_) widen_row(slot + pad_, row, t_.cols.source_size);
+      next_ = max64(next_, y + 1);
+      return slot;
+    }
+  }
+
+  void store_rows(T* out, int64_t rows) const {
+    const int64_t width = args_.out_width;
+    // Without gaps they are one long row.
+    if (t_.output_strides.h == width) return narrow_row(out, finished_, rows * width);
+    for (int64_t r = 0; r < rows; ++r) {
+      narrow_row(out + r * t_.output_strides.h, finished_ + r * width, width);
+    }
+  }
+
   const StencilTask& t_;
-  float *weights_, *zeros_;
+  float *weights_, *zeros_, *widened_, *finished_;
+  int64_t pad_, pitch_, next_;
   RowsArgs args_;
 };
 
-inline void run_direct_rows(const StencilTask& task, int64_t begin, int64_t end, void* scratch) {
+template <class T>
+void run_direct_rows(const StencilTask& task, int64_t begin, int64_t end, void* scratch) {
   const bool one = task.cols.step == 1;
   switch (task.taps_per_row) {
     case 3:
-      return one ? DirectRows<3, 1>(task, scratch).run(begin, end)
-                 : DirectRows<3, 2>(task, scratch).run(begin, end);
+      return one ? DirectRows<T, 3, 1>(task, scratch).run(begin, end)
+                 : DirectRows<T, 3, 2>(task, scratch).run(begin, end);
     case 5:
-      return one ? DirectRows<5, 1>(task, scratch).run(begin, end)
-                 : DirectRows<5, 2>(task, scratch).run(begin, end);
+      return one ? DirectRows<T, 5, 1>(task, scratch).run(begin, end)
+                 : DirectRows<T, 5, 2>(task, scratch).run(begin, end);
     case 7:
-      return DirectRows<7, 1>(task, scratch).run(begin, end);
+      return DirectRows<T, 7, 1>(task, scratch).run(begin, end);
   }
 }
 

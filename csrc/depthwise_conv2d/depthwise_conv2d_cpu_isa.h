@@ -15,6 +15,12 @@
 #include "depthwise_conv2d/depthwise_conv2d_cpu_direct_gradient.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_direct_rows.h"
 #endif
+#include "depthwise_conv2d/depthwise_conv2d_cpu_wgrad_output.h"
+#if EFFKERN_VECTOR > 16
+#include "depthwise_conv2d/depthwise_conv2d_cpu_direct_wgrad.h"
+// After the channels.
+#include "depthwise_conv2d/depthwise_conv2d_cpu_direct_rows_wgrad.h"
+#endif
 // After the tiles.
 #include "depthwise_conv2d/depthwise_conv2d_cpu_output.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_stencil.h"

@@ -109,6 +109,33 @@ __attribute__((noinline)) void load_transposed_part(const T* const (&planes)[kLa
   transpose(block);
 }
 
+// All rows of planes without gaps: pixels are transposed as they follow each other in memory,
+// whichever row they belong to.
+template <class T>
+void pack_whole_planes(Acc<T>* dst, const T* const (&planes)[kLanes<Acc<T>>], int64_t rows,
+                       int64_t width, int64_t row_pitch) {
+  using A = Acc<T>;
+  constexpr int L = kLanes<A>;
+  const int64_t pixels = rows * width, gap = row_pitch - width * L;
+  int64_t left = width;
+  for (int64_t q = 0; q < pixels; q += L) {
+    Vec<A> block[L];
+    // The last block begins earlier, the pixels that it shares with the one before are skipped.
+    const int64_t start = min64(q, pixels - L);
+    load_transposed<T>(planes, start, block);
+#pragma GCC unroll 16
+    for (int i = 0; i < L; ++i) {
+      if (start + i < q) continue;
+      store_acc(dst, block[i]);
+      dst += L;
+      if (--left == 0) {
+        dst += gap;
+        left = width;
+      }
+    }
+  }
+}
+
 // `lanes` channels from planes whose rows are dense.
 template <class T>
 void pack_planes(Acc<T>* dst, const T* source, const Lanes& lanes, const PackBlock& b) {
@@ -124,6 +151,14 @@ void pack_planes(Acc<T>* dst, const T* source, const Lanes& lanes, const PackBlo
   }
   const int64_t rows = b.rows, step = b.stride_h, top = -b.row, bottom = b.height - b.row;
   const bool clean = b.clean;
+  const int64_t begin = max64(0, top), end = min64(rows, bottom);
+  if (phases == 1 && count == L && step == b.width && last - first == b.width &&
+      (end - begin) * b.width >= L) {
+    if (!clean) zero(dst, rows * row_pitch);
+    for (int l = 0; l < L; ++l) planes[l] += begin * step + first;
+    return pack_whole_planes<T>(dst + begin * row_pitch + first * L, planes, end - begin, b.width,
+                                row_pitch);
+  }
   for (int64_t r = 0; r < rows; ++r, dst += row_pitch) {
     if (!clean) zero(dst, row_pitch);
     if (r < top || r >= bottom) continue;

@@ -333,12 +333,9 @@ class Stencil {
 template <class T>
 void run_stencil(const StencilTask& task, int64_t begin, int64_t end, void* scratch) {
 #if EFFKERN_VECTOR > 16
-  if constexpr (sizeof(T) == 4) {
-    if (task.plan.kernel == Kernel::kCpuDirectRows) {
-      return run_direct_rows(task, begin, end, scratch);
-    }
-  }
   if constexpr (sizeof(T) < 8) {
+    if (task.plan.kernel == Kernel::kCpuDirectRows)
+      return run_direct_rows<T>(task, begin, end, scratch);
     if (task.plan.kernel == Kernel::kCpuDirectChannels)
       return run_direct_channels<T>(task, begin, end, scratch);
   }

@@ -1,6 +1,6 @@
-// Weight and bias gradient: one pass over input and grad_output, partial sums per work unit, splits
-// added in a fixed order.
-// Included after the tile and pack headers, once per instruction set.
+// Weight and bias gradient of any problem: packed blocks of input and grad_output, one pass over
+// them, partial sums per work unit.
+// Included after the tile, pack and weight gradient's output headers, once per instruction set.
 namespace effkern {
 namespace EFFKERN_ISA {
 
@@ -13,12 +13,6 @@ EFFKERN_INLINE int64_t gcd64(int64_t a, int64_t b) {
   return a;
 }
 
-// Vectors that a register tile adds one after the other before it goes to memory: the rounding
-// errors of a sum grow with the length of its chain, and two short chains lose less than a long
-// one. Shorter where the lanes are channels of planes: torch sums along the pixels of those, in
-// lanes.
-constexpr int64_t kChainLength = 128, kPlanesChainLength = 32;
-
 template <class T, bool kChannels>
 class WeightGrad {
   using A = Acc<T>;
@@ -26,7 +20,8 @@ class WeightGrad {
   static constexpr int E = kChannels ? L : 1;
 
  public:
-  WeightGrad(const WeightGradTask& task, void* scratch) : t_(task), p_(task.problem) {
+  WeightGrad(const WeightGradTask& task, void* scratch)
+      : t_(task), p_(task.problem), output_(task) {
     // Lanes that are channels need no phases: neighbouring pixels need not be adjacent.
     phases_ = kChannels ? 1 : p_.stride_w;
     multiplier_ = p_.multiplier();
@@ -62,7 +57,7 @@ class WeightGrad {
       }
       partial_ = partials_;
       for (int64_t channel = first; channel < last; channel += E, partial_ += size_) {
-        write(channel, split);
+        output_.write(partial_, channel, lanes_of(channel), split);
       }
       if (++split == splits) split = 0, ++group;
     }
@@ -202,61 +197,9 @@ class WeightGrad {
     store_acc(out, load_acc(out) + total);
   }
 
-  static A sum_lanes(const A* p) {
-    A sum = 0;
-    for (int i = 0; i < L; ++i) sum += p[i];
-    return sum;
-  }
-
-  void write(int64_t channel, int64_t split) {
-    const int lanes = lanes_of(channel);
-    const int64_t taps = p_.taps();
-    if constexpr (!kChannels) {
-      for (int64_t k = 0; k <= taps; ++k) partial_[k * L] = sum_lanes(partial_ + k * L);
-    }
-    if constexpr (kChannels) {
-      if (!t_.workspace && t_.grad_weight) {
-        write_transposed(channel, lanes);
-        if (t_.grad_bias) {
-          store_upto(static_cast<T*>(t_.grad_bias) + channel, load_acc(partial_ + taps * L), lanes);
-        }
-        return;
-      }
-    }
-    for (int lane = 0; lane < lanes; ++lane) {
-      const A* p = partial_ + lane;
-      const int64_t o = channel + lane;
-      if (t_.workspace) {
-        A* out = static_cast<A*>(t_.workspace) + (split * p_.out_channels + o) * (taps + 1);
-        for (int64_t k = 0; k <= taps; ++k) out[k] = p[k * L];
-        continue;
-      }
-      if (t_.grad_weight) {
-        T* out = static_cast<T*>(t_.grad_weight) + o * taps;
-        for (int64_t k = 0; k < taps; ++k) from_acc(p[k * L], out + k);
-      }
-      if (t_.grad_bias) from_acc(p[taps * L], static_cast<T*>(t_.grad_bias) + o);
-    }
-  }
-
-  // Vectors of channels, one per tap, to rows of taps, one per channel.
-  void write_transposed(int64_t channel, int lanes) {
-    const int64_t taps = p_.taps();
-    T* out = static_cast<T*>(t_.grad_weight) + channel * taps;
-    for (int64_t k = 0; k < taps; k += L) {
-      Vec<A> block[L];
-      const int64_t count = min64(L, taps - k);
-      for (int64_t i = 0; i < L; ++i) {
-        block[i] = i < count ? load_acc(partial_ + (k + i) * L) : Vec<A>{};
-      }
-      transpose(block);
-      for (int lane = 0; lane < lanes; ++lane)
-        store_upto(out + lane * taps + k, block[lane], count);
-    }
-  }
-
   const WeightGradTask& t_;
   const DepthwiseConv2dProblem& p_;
+  WeightGradOutput<T, kChannels> output_;
   int64_t phases_, multiplier_, out_height_, out_width_, size_, chain_, grad_pitch_, grad_sub_;
   int64_t packed_count_ = 0;
   PackBlock packed_{};
@@ -265,27 +208,20 @@ class WeightGrad {
 
 template <class T>
 void run_weight_grad(const WeightGradTask& task, int64_t begin, int64_t end, void* scratch) {
+#if EFFKERN_VECTOR > 16
+  if constexpr (sizeof(T) < 8) {
+    if (task.plan.kernel == Kernel::kCpuDirectRows) {
+      return run_direct_rows_wgrad<T>(task, begin, end, scratch);
+    }
+    if (task.plan.kernel == Kernel::kCpuDirectChannels) {
+      return run_direct_channels_wgrad<T>(task, begin, end, scratch);
+    }
+  }
+#endif
   if (task.plan.kernel != Kernel::kCpuRows) {
     WeightGrad<T, true>(task, scratch).run(begin, end);
   } else {
     WeightGrad<T, false>(task, scratch).run(begin, end);
-  }
-}
-
-template <class T>
-void reduce_splits(const WeightGradTask& task, int64_t begin, int64_t end) {
-  using A = Acc<T>;
-  const int64_t taps = task.problem.taps(), channels = task.problem.out_channels;
-  for (int64_t o = begin; o < end; ++o) {
-    const A* p = static_cast<const A*>(task.workspace) + o * (taps + 1);
-    for (int64_t k = 0; k <= taps; ++k) {
-      A sum = 0;
-      for (int s = 0; s < task.plan.splits; ++s) sum += p[s * channels * (taps + 1) + k];
-      if (k < taps && task.grad_weight) {
-        from_acc(sum, static_cast<T*>(task.grad_weight) + o * taps + k);
-      }
-      if (k == taps && task.grad_bias) from_acc(sum, static_cast<T*>(task.grad_bias) + o);
-    }
   }
 }
 

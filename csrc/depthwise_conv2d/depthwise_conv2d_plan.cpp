@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
 
@@ -131,8 +132,8 @@ void plan_weight_grad(const DepthwiseConv2dProblem& p, int64_t accumulator,
                                        groups * p.batch);
   const int64_t items = p.batch * ceil_div(out_h, plan->block_rows);
   const int64_t partial = p.out_channels * (p.taps() + 1) * accumulator;
-  plan->splits = static_cast<int>(std::max<int64_t>(
-      1, std::min({ceil_div(kMinUnits, groups), items, kMaxWorkspace / partial})));
+  plan->splits = static_cast<int>(
+      std::max<int64_t>(1, std::min({kMinUnits / groups, items, kMaxWorkspace / partial})));
   plan->grid = groups * plan->splits;
   plan->workspace = plan->splits > 1 ? plan->splits * partial : 0;
   plan->tile_cols =
@@ -149,8 +150,9 @@ bool fits_direct_kernels(const DepthwiseConv2dProblem& p, CpuIsa isa) {
   if (isa == CpuIsa::kBaseline) return false;
   const bool square = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w;
   const bool known = p.kernel_h == 3 || p.kernel_h == 5 || (p.kernel_h == 7 && p.stride_h == 1);
-  return p.pass != Pass::kGradWeight && square && known && p.stride_h <= 2 && p.dilation_h == 1 &&
-         p.dilation_w == 1;
+  // A packed pixel serves the 49 taps of a weight gradient from the L1 cache.
+  const bool packed = p.pass == Pass::kGradWeight && p.kernel_h == 7;
+  return square && known && !packed && p.stride_h <= 2 && p.dilation_h == 1 && p.dilation_w == 1;
 }
 
 bool is_strided_gradient(const DepthwiseConv2dProblem& p) {
@@ -161,15 +163,27 @@ bool fits_direct_channels(const DepthwiseConv2dProblem& p, CpuIsa isa, int lanes
   const int64_t out_width = p.pass == Pass::kGradInput ? p.width : p.out_width();
   return fits_direct_kernels(p, isa) && p.layout == Layout::kChannelsLast &&
          p.dtype != DType::kFloat64 && p.multiplier() == 1 && p.in_channels >= lanes &&
-         (out_width >= kDirectCols || is_strided_gradient(p));
+         (out_width >= kDirectCols || is_strided_gradient(p) || p.pass == Pass::kGradWeight);
 }
 
-bool fits_direct_rows(const DepthwiseConv2dProblem& p, CpuIsa isa) {
+// Vectors of pixels beat transposing where they are filled well.
+bool fills_vectors(const DepthwiseConv2dProblem& p, int lanes) {
+  const int64_t width = p.pass == Pass::kGradInput ? p.width : p.out_width();
+  if (p.pass == Pass::kGradWeight) {
+    if (p.kernel_w == 5) return p.stride_h == 1 && width >= 3 * lanes;
+    return p.stride_h == 2 ? width > lanes : width >= 2 * lanes;
+  }
+  // 16-bit rows are widened, which costs a copy of each.
+  const bool any = p.kernel_w < 7 && p.dtype == DType::kFloat32;
+  return any || width >= 4 * lanes || p.out_channels < lanes;
+}
+
+bool fits_direct_rows(const DepthwiseConv2dProblem& p, CpuIsa isa, int lanes) {
   // Distances are compared as 32-bit integers.
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max() / 4;
-  return fits_direct_kernels(p, isa) && !is_strided_gradient(p) &&
-         p.layout == Layout::kContiguous && p.dtype == DType::kFloat32 &&
-         (p.pass == Pass::kForward || p.multiplier() == 1) &&
+  return fits_direct_kernels(p, isa) && !is_strided_gradient(p) && fills_vectors(p, lanes) &&
+         p.layout == Layout::kContiguous && p.dtype != DType::kFloat64 &&
+         (p.pass != Pass::kGradInput || p.multiplier() == 1) &&
          std::max({p.width, p.out_width(), p.pad_left, p.pad_right}) < kMax;
 }
 
@@ -181,8 +195,16 @@ void plan_direct_rows(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan
   const int64_t wanted = ceil_div(kMinUnits, planes);
   plan->block_rows = std::min(rows, std::max<int64_t>(plan->tile_rows, ceil_div(rows, wanted)));
   plan->grid = planes * ceil_div(rows, plan->block_rows);
-  const int64_t columns = gradient ? p.out_width() : p.width;
-  plan->scratch_per_thread = (p.taps() + columns + 4 * plan->lanes) * 4;
+  const int64_t width = gradient ? p.out_width() : p.width;
+  const int64_t out_width = gradient ? p.width : p.out_width();
+  const int64_t pitch = direct_rows_pitch(width, out_width, -col_axis(p).min_distance, p.kernel_w,
+                                          p.stride_w, plan->lanes);
+  int64_t floats = p.taps() + pitch + 4 * plan->lanes;
+  if (p.dtype != DType::kFloat32) {
+    floats += ((plan->tile_rows - 1) * p.stride_h + p.kernel_h) * pitch +
+              plan->tile_rows * out_width + plan->lanes;
+  }
+  plan->scratch_per_thread = floats * 4;
 }
 
 void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan) {
@@ -205,6 +227,61 @@ void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* 
   plan->scratch_per_thread = (vectors + 1) * (p.taps() + 1) * lanes * 4;
 }
 
+// Rows and columns of the tiles of the weight gradient: as large as fits the sets of an L1 cache
+// (32 KiB, 8 ways) that the pixels, `pixel_bytes` apart, share.
+void choose_wgrad_tile(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan) {
+  constexpr int64_t kLine = 64, kSets = 64, kWays = 8;
+  constexpr struct {
+    int64_t rows, cols;
+  } kTiles[] = {{2, 14}, {2, 7}, {2, 5}, {2, 4}, {1, 4}};
+  const int64_t lines_apart = p.out_channels * element_size(p.dtype) / kLine;
+  const int64_t capacity = kWays * kSets / std::gcd(lines_apart, kSets);
+  for (const auto& tile : kTiles) {
+    plan->block_rows = tile.rows;
+    plan->block_cols = tile.cols;
+    // Pixels of the tensor that the walk goes over, and of the other one.
+    const int64_t reach = (tile.cols - 1) * p.stride_w + p.kernel_w;
+    const int64_t lines =
+        p.stride_h == 1
+            ? tile.rows * reach + (tile.rows + p.kernel_h - 1) * tile.cols
+            : tile.rows * tile.cols + ((tile.rows - 1) * p.stride_h + p.kernel_h) * reach;
+    // A few too many cost less than smaller tiles.
+    if (8 * lines <= 9 * capacity) return;
+  }
+}
+
+// Units are splits of the rows x groups of channels (a cache line of float32) or planes.
+void plan_direct_wgrad(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan) {
+  const bool channels = plan->kernel == Kernel::kCpuDirectChannels;
+  const int64_t rows = p.stride_h == 1 ? p.height : p.out_height();
+  int64_t vectors = 1, groups = p.out_channels, widened = 0;
+  if (channels) {
+    choose_wgrad_tile(p, plan);
+    vectors = p.out_channels / plan->lanes;
+    plan->block_channels = std::max(plan->lanes, 16);
+    groups = ceil_div(vectors * plan->lanes, plan->block_channels);
+  } else {
+    plan->block_rows = ceil_div(rows, ceil_div(kMinUnits, p.out_channels));
+    if (p.dtype != DType::kFloat32) {
+      // What is widened stays in the L1 cache.
+      const int64_t row = 4 * (p.stride_h * p.width + p.out_width());
+      plan->block_rows = std::clamp<int64_t>(16 * 1024 / row, 1, plan->block_rows);
+      // Rows of the tensor that the walk does not go over are more.
+      widened = (plan->block_rows * p.stride_h + p.kernel_h) * (p.width + p.out_width()) +
+                2 * plan->lanes;
+    }
+  }
+  plan->tile_cols = static_cast<int>(p.kernel_w);
+  plan->tile_rows = p.kernel_h == 3 ? 3 : 2;
+  const int64_t partial = p.out_channels * (p.taps() + 1) * 4;
+  const int64_t items = p.batch * ceil_div(rows, plan->block_rows);
+  plan->splits = static_cast<int>(
+      std::max<int64_t>(1, std::min({kMinUnits / groups, items, kMaxWorkspace / partial})));
+  plan->grid = groups * plan->splits;
+  plan->workspace = plan->splits > 1 ? plan->splits * partial : 0;
+  plan->scratch_per_thread = ((vectors + 1) * (p.taps() + 1) * plan->lanes + widened) * 4;
+}
+
 // Nothing is left to torch. In benchmarks/results/cpu-amd-epyc-2c it was ahead in the same layout
 // on two strided input gradients, before these had a kernel of their own.
 DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan,
@@ -217,13 +294,21 @@ DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPla
   plan.backend = Backend::kCpu;
   if (fits_direct_channels(p, isa, plan.lanes)) {
     plan.kernel = Kernel::kCpuDirectChannels;
-    plan_direct_channels(p, &plan);
+    if (p.pass == Pass::kGradWeight) {
+      plan_direct_wgrad(p, &plan);
+    } else {
+      plan_direct_channels(p, &plan);
+    }
     plan.reason = "channels are adjacent in memory and the kernel is small: nothing is packed";
     return plan;
   }
-  if (fits_direct_rows(p, isa)) {
+  if (fits_direct_rows(p, isa, plan.lanes)) {
     plan.kernel = Kernel::kCpuDirectRows;
-    plan_direct_rows(p, &plan);
+    if (p.pass == Pass::kGradWeight) {
+      plan_direct_wgrad(p, &plan);
+    } else {
+      plan_direct_rows(p, &plan);
+    }
     plan.reason = "pixels are adjacent in memory and the kernel is small: nothing is packed";
     return plan;
   }

@@ -1,6 +1,7 @@
 // How the specialised depthwise kernels cut their work, and how they bring it into shared memory.
 #pragma once
 
+#include "common/ptx.cuh"
 #include "common/vec.cuh"
 #include "depthwise_conv2d/depthwise_conv2d.h"
 
@@ -181,7 +182,8 @@ template <typename T>
 __device__ __forceinline__ void store_four(T* row, int x, int width, const float* values,
                                            int store_width EFFKERN_SITE) {
   if (store_width == 4 && x >= 0 && x + 4 <= width) {
-    store<4>(row + x, values EFFKERN_PASS_SITE);
+    // Up to sm_90, nvcc takes an ordinary vector store of interleaved sums apart.
+    ptx::store_global(row + x, pack<4, T>(values).bits EFFKERN_PASS_SITE);
     return;
   }
 #pragma unroll

@@ -214,6 +214,12 @@ cudaError_t allow_shared_memory(const void* kernel, size_t bytes) {
   return cudaSuccess;
 }
 
+cudaError_t check_launch(const LaunchShape& shape, const void* kernel) {
+  std::lock_guard<std::mutex> lock(launch_mutex);
+  error.clear();
+  return check_shape(shape, kernel);
+}
+
 cudaError_t launch(const LaunchShape& shape, const void* kernel, void (*body)(void*),
                    void* arguments) {
   std::lock_guard<std::mutex> lock(launch_mutex);

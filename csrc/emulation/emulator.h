@@ -47,6 +47,8 @@ struct LaunchShape {
 // cudaErrorLaunchFailure: the kernel did something wrong. last_error() says what.
 cudaError_t launch(const LaunchShape& shape, const void* kernel, void (*body)(void*),
                    void* arguments);
+// Only the checks of a launch.
+cudaError_t check_launch(const LaunchShape& shape, const void* kernel);
 // More than 48 KiB of dynamic shared memory for `kernel`, as cudaFuncSetAttribute.
 cudaError_t allow_shared_memory(const void* kernel, size_t bytes);
 

@@ -3,8 +3,11 @@
 
 #include <tuple>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "emulation/cuda.h"
+#include "emulation/record.h"
 
 // The wrappers' last parameter: where the kernel calls them.
 #define EFFKERN_SITE , ::effkern::emulation::Site site = ::effkern::emulation::Site::here()
@@ -36,6 +39,11 @@ namespace emulation {
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), const LaunchShape& shape,
                           Arguments... arguments) {
+  if (is_recording()) {
+    std::vector<unsigned char> bytes;
+    (append_parameter<std::decay_t<Parameters>>(bytes, arguments), ...);
+    return record_launch(shape, reinterpret_cast<const void*>(kernel), std::move(bytes));
+  }
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<std::decay_t<Parameters>...> arguments;

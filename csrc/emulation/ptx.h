@@ -26,6 +26,14 @@ float element(uint32_t pair, int which) {
 
 namespace effkern::ptx {
 
+// Words is uint2 or uint4.
+template <typename Words>
+void store_global(void* address, Words words EFFKERN_SITE) {
+  static_assert(sizeof(Words) == 8 || sizeof(Words) == 16);
+  emulation::global_access(address, sizeof(Words), emulation::Access::kWrite, site, true);
+  std::memcpy(address, &words, sizeof(Words));
+}
+
 template <int kBytes>
 void cp_async(void* shared, const void* global, bool valid = true EFFKERN_SITE) {
   using namespace emulation;

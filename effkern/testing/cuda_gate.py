@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,13 +129,18 @@ def shorten(names: list[str]) -> dict[str, str]:
     finished = subprocess.run(
         ["c++filt"], input="\n".join(names), capture_output=True, text=True, check=True
     )
-    short = {}
-    for name, text in zip(names, finished.stdout.splitlines(), strict=True):
-        text = text.split("(")[0].removeprefix("void ").replace("effkern::", "")
-        # A policy has the kernel's own type.
-        text = re.sub(r", (\w+)<\w+>", r", \1", text.replace(" >", ">"))
-        short[name] = re.sub(r"\w+", lambda word: _NAMES.get(word[0], word[0]), text)
-    return short
+    return {
+        name: short_name(text)
+        for name, text in zip(names, finished.stdout.splitlines(), strict=True)
+    }
+
+
+def short_name(text: str) -> str:
+    """The same of a demangled name."""
+    text = text.split("(")[0].removeprefix("void ").replace("effkern::", "")
+    # A policy has the kernel's own type.
+    text = re.sub(r", (\w+)<\w+>", r", \1", text.replace(" >", ">"))
+    return re.sub(r"\w+", lambda word: _NAMES.get(word[0], word[0]), text)
 
 
 def facts(usage: Usage, threads: int, opcodes: Counter[str], capability: int) -> Facts:
@@ -168,6 +174,12 @@ def facts(usage: Usage, threads: int, opcodes: Counter[str], capability: int) ->
     )
 
 
+@cache
+def dump(library: Path, capability: int, what: str) -> str:
+    """What cuobjdump prints: -sass, -elf or -res-usage."""
+    return run_tool("cuobjdump", "-arch", f"sm_{capability}", what, str(library))
+
+
 def read(library: Path, capability: int) -> dict[str, Facts]:
     """Every kernel of a library on one architecture, by its short name.
 
@@ -175,12 +187,9 @@ def read(library: Path, capability: int) -> dict[str, Facts]:
         FileNotFoundError: cuobjdump or c++filt is not there.
         RuntimeError: the machine code cannot be read.
     """
-
-    def dump(what: str) -> str:
-        return run_tool("cuobjdump", "-arch", f"sm_{capability}", what, str(library))
-
-    usage, threads = parse_usage(dump("-res-usage")), parse_threads(dump("-elf"))
-    sass = parse_sass(dump("-sass"))
+    usage = parse_usage(dump(library, capability, "-res-usage"))
+    threads = parse_threads(dump(library, capability, "-elf"))
+    sass = parse_sass(dump(library, capability, "-sass"))
     if not usage or usage.keys() != sass.keys() or not all(sass.values()):
         raise RuntimeError(
             f"cuobjdump: wanted the code of {len(usage)} kernels for sm_{capability} in "

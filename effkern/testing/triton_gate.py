@@ -45,6 +45,14 @@ class Facts(NamedTuple):
     matrix_instructions: dict[str, int]
 
 
+def facts_of_json(entry: dict[str, Any]) -> Facts:
+    """Of an entry of the baseline, where the keys of dictionaries are strings."""
+    values = {name: entry[name] for name in Facts._fields}
+    for name in ("load_widths", "store_widths"):
+        values[name] = {int(width): count for width, count in entry[name].items()}
+    return Facts(**values)
+
+
 class Plan(NamedTuple):
     """What a configuration was chosen for."""
 

@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..prediction import BY_CAPABILITY
+from .predictions import Predicted, predicted
+from .triton_gate import Facts
+from .triton_launch_facts import geometry, triton_facts
 from .triton_stub import Launch, recorded_launches
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -14,7 +18,8 @@ LAYOUTS = (torch.channels_last, torch.contiguous_format)
 # Only the epilogue differs: every activation on one layer (kernel, stride, channels).
 _ACTIVATED = ((3, 3), 1, 192)
 _ACTIVATIONS = range(7)
-_BATCH = 8
+# Machine code does not depend on it; so many that the kernels, not their launches, take the time.
+BATCH = 128
 
 
 class LayerLaunch(NamedTuple):
@@ -23,6 +28,27 @@ class LayerLaunch(NamedTuple):
     name: str
     layer: Any
     launch: Launch
+
+
+def prediction(found: LayerLaunch, facts: Facts) -> Predicted | None:
+    """Of a launch of stencil_kernel or weight_grad_kernel without activation, on a device whose
+    rates are known; None elsewhere.
+
+    Args:
+        facts: of its code.
+    """
+    layer, launch = found.layer, found.launch
+    main = launch.kernel in ("stencil_kernel", "weight_grad_kernel")
+    if not main or launch.values.get("ACTIVATION") or launch.capability not in BY_CAPABILITY:
+        return None
+    itemsize = next(dtype.itemsize for dtype in DTYPES if str(dtype)[6:] in found.name.split())
+    counted = triton_facts(launch, facts, geometry(layer, BATCH, itemsize))
+    input = layer.channels * layer.height * layer.width
+    output = layer.out_channels * layer.out_height * layer.out_width
+    outputs = BATCH * (input if launch.values.get("GRAD_INPUT") else output)
+    weights = layer.out_channels * layer.kernel_h * layer.kernel_w
+    distinct = itemsize * (BATCH * (input + output) + weights)
+    return predicted(counted, outputs, distinct, BATCH, launch.capability)
 
 
 def _name(layer: Any, dtype: torch.dtype, layout: torch.memory_format, launch: Launch) -> str:
@@ -41,7 +67,7 @@ def _run(layer: Any, dtype: torch.dtype, layout: torch.memory_format) -> None:
     from ..triton_kernels.depthwise_conv2d import launch
 
     def image(channels: int, height: int, width: int) -> torch.Tensor:
-        shape = (_BATCH, channels, height, width)
+        shape = (BATCH, channels, height, width)
         return torch.empty(shape, dtype=dtype, device="meta", memory_format=layout)
 
     input = image(layer.channels, layer.height, layer.width)

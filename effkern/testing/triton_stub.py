@@ -56,6 +56,25 @@ class Launch:
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
+    @functools.cached_property
+    def ir(self) -> str:
+        """Hash of triton's IR without places in the source: with equal options, triton's version
+        and device, equal IR becomes equal machine code, whatever the source. A fifth of a second.
+        """
+        from triton._C.libtriton import ir
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler.compiler import make_backend
+
+        target = GPUTarget("cuda", self.capability, 32)
+        backend, context = make_backend(target), ir.context()
+        ir.load_dialects(context)
+        backend.load_dialects(context)
+        functions = backend.get_codegen_implementation(self._options)
+        module = self._source.make_ir(
+            target, self._options, functions, backend.get_module_map(), context
+        )
+        return hashlib.sha256(module.str_nodebug().encode()).hexdigest()[:16]
+
     def compile(self) -> Any:
         """triton's CompiledKernel: `asm`, `metadata`.
 

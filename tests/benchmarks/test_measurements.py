@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import mmap
+import sys
+import threading
 import time
 from contextlib import nullcontext
 
 import pytest
 
-from benchmarks import cells, correctness, memory, noise, overhead, timing
+from benchmarks import blocks, cells, correctness, memory, noise, overhead, timing
 from benchmarks.calls import effkern_call, torch_call
 from benchmarks.ceilings import Ceilings, measure
-from benchmarks.contenders import Contender, contenders, missing
+from benchmarks.contenders import Contender, contenders
 from benchmarks.options import Options
 from benchmarks.problem import LAYOUTS, PASSES, Problem, random_tensors
 from benchmarks.timing import Budget, Timed
@@ -64,6 +68,42 @@ def test_timing_rotates_over_all_copies():
 def test_time_in_the_run_queue_never_falls():
     before = noise.run_queue_seconds()
     assert 0 <= before <= noise.run_queue_seconds()
+
+
+def test_a_spinning_thread_is_seen_and_waited_for():
+    end = time.perf_counter() + 0.05
+    # hashlib computes without the interpreter's lock, as a pool of threads spins.
+    data = bytes(1 << 22)
+
+    def spin():
+        while time.perf_counter() < end:
+            hashlib.sha256(data).digest()
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    seen = noise.running_threads()
+    blocks.rest()
+    assert time.perf_counter() >= end if seen else not sys.platform.startswith("linux")
+    thread.join()
+    assert noise.running_threads() == 0
+
+
+def test_fresh_pages_are_counted_in_a_block():
+    fresh = Timed([lambda: mmap.mmap(-1, 1 << 20).write(bytes(1 << 20))], nullcontext)
+    kept = Timed([lambda: None], nullcontext)
+    timing.interleaved({"fresh": fresh, "kept": kept}, BUDGET, seconds=10)
+    assert fresh.summary()["page_faults"] >= (1 << 20) / mmap.PAGESIZE
+    assert kept.summary()["page_faults"] < 1
+
+
+def test_a_call_that_fails_while_it_is_timed_ends_its_rounds():
+    def fails():
+        raise RuntimeError("lost")
+
+    timed = {"fails": Timed([fails], nullcontext), "any": Timed([lambda: None], nullcontext)}
+    timing.interleaved(timed, BUDGET, seconds=10)
+    assert timed["fails"].failure == "RuntimeError: lost"
+    assert timed["any"].summary()["rounds"] == BUDGET.rounds
 
 
 def test_bandwidth_is_interpolated_between_working_sets():
@@ -134,10 +174,3 @@ def test_overhead_covers_every_contender_mode_and_layout():
     rows = overhead.measure("cpu", rounds=1, calls=2)
     assert len(rows) == 4 * len(overhead.MODES) * len(LAYOUTS)
     assert all(0 < row["min_us"] <= row["median_us"] for row in rows)
-
-
-def test_missing_peers_are_named(monkeypatch):
-    monkeypatch.setattr("benchmarks.contenders.find_spec", lambda name: None)
-    assert missing(["torch", "openvino"]) == {"openvino": "not installed"}
-    with pytest.raises(ValueError, match="--peers: wanted some of torch.*got 'caffe'"):
-        missing(["caffe"])

@@ -13,8 +13,10 @@ import cuda_gate as tool
 import pytest
 
 import effkern
+from effkern import _library
 from effkern.testing import cuda_gate as gate
-from effkern.testing import sass
+from effkern.testing import cuda_standard, sass
+from effkern.testing.predictions import Predicted
 
 LIBRARY = Path(effkern.__file__).parent / "libeffkern_ops.so"
 KERNEL = "depthwise_conv2d_channels_last_kernel<float32, 3, 1, BiasActivation>"
@@ -246,9 +248,10 @@ def test_a_missing_architecture_or_kernel_is_found():
     assert tool.missing({}, [90]) == ["architectures: wanted sm_90, got none"]
 
 
-def test_only_known_faults_are_excused():
-    (name,) = tool.KNOWN
-    name = f"{name}<float32, 3>"
+def test_only_known_faults_are_excused(monkeypatch):
+    family = "depthwise_conv2d_contiguous_grad_input_kernel"
+    monkeypatch.setattr(tool, "KNOWN", {family: ("store width: ", "the compiler's doing")})
+    name = f"{family}<float32, 3>"
     facts = clean(load_widths={4: 2, 16: 1}, store_widths={4: 32})
     faults, known = tool.all_faults({name: facts})
     assert faults == [] and known[0].startswith(f"{name}: store width: ")
@@ -278,15 +281,28 @@ def test_only_known_faults_are_excused():
     ],
 )
 def test_changes(changes, differences, worse):
-    old = tool.baseline("13.0.88", {KERNEL: clean()})
-    new = tool.baseline("13.0.88", {KERNEL: clean(**changes)})
+    old = tool.baseline("13.0.88", {KERNEL: clean()}, {})
+    new = tool.baseline("13.0.88", {KERNEL: clean(**changes)}, {})
     found = tool.changes(old, new)
     assert found == tuple([f"{KERNEL}: {line}" for line in part] for part in (differences, worse))
 
 
+def test_a_longer_predicted_time_is_found():
+    def baseline(microseconds, instructions=1252):
+        predictions = {KERNEL: Predicted(microseconds, 35.5, 0.37)}
+        return tool.baseline("13.0.88", {KERNEL: clean(instructions=instructions)}, predictions)
+
+    differences, worse = tool.changes(baseline(100.0), baseline(103.1))
+    assert differences == [f"{KERNEL}: microseconds 100.0 -> 103.1"]
+    assert worse == [f"{KERNEL}: predicted time: wanted at most 103 us, got 103.1"]
+    # What is executed counts where it is known, not how long the code is.
+    assert tool.changes(baseline(100.0), baseline(103.0, instructions=2000))[1] == []
+    assert tool.changes(baseline(100.0), baseline(90.0))[1] == []
+
+
 def test_new_and_removed_kernels_need_a_baseline():
-    old = tool.baseline("13.0.88", {KERNEL: clean()})
-    new = tool.baseline("13.0.88", {CONTIGUOUS: clean()})
+    old = tool.baseline("13.0.88", {KERNEL: clean()}, {})
+    new = tool.baseline("13.0.88", {CONTIGUOUS: clean()}, {})
     assert tool.changes(old, new) == ([], [f"{KERNEL}: gone", f"{CONTIGUOUS}: new"])
     assert tool.changes({"nvcc": "none", "kernels": {}}, new)[1] == ["there is no baseline"]
 
@@ -299,8 +315,9 @@ def planted(tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "BASELINES", tmp_path / "baselines")
     monkeypatch.setattr(gate, "capabilities", lambda library: (80, 90))
 
-    def run(capsys, *arguments, **changes):
+    def run(capsys, *arguments, predictions=(), **changes):
         monkeypatch.setattr(gate, "read", lambda *_: {KERNEL: clean(**changes)})
+        monkeypatch.setattr(cuda_standard, "predictions", lambda *_: dict(predictions))
         command = ["cuda_gate.py", str(library), "--sm", "80", "90", *arguments]
         monkeypatch.setattr(sys, "argv", command)
         return tool.main(), capsys.readouterr().out
@@ -317,6 +334,17 @@ def test_command(planted, capsys):
     assert KERNEL in planted(capsys, "--list")[1]
     status, text = planted(capsys, instructions=1400)
     assert status == 1 and "instructions: wanted at most 1289, got 1400" in text
+    times = {KERNEL: Predicted(44.1, 35.5, 0.37)}
+    assert planted(capsys, "--update", predictions=times)[0] == 0
+    assert (
+        "44.1 us predicted with 35.5 instructions per output"
+        in (planted(capsys, "--list", predictions=times)[1])
+    )
+    slower = {KERNEL: Predicted(45.5, 35.5, 0.37)}
+    status, text = planted(capsys, predictions=slower)
+    assert status == 1 and "predicted time: wanted at most 45.42 us, got 45.5" in text
+    assert planted(capsys, "--update", predictions=slower)[0] == 0
+    assert planted(capsys, predictions=slower)[0] == 0
     status, text = planted(capsys, spill_instructions=1)
     assert status == 1 and "wanted no spills, got 1 LDL and STL" in text
     status, text = planted(capsys, "--sm", "80", "90", "120")
@@ -380,7 +408,10 @@ def test_nothing_is_worse_than_the_baseline(shipped, capability):
     version, old = gate.nvcc_version(LIBRARY), tool.read(capability)
     if version != old["nvcc"]:
         pytest.skip(f"wanted a library of nvcc {old['nvcc']}, got {version}")
-    _, worse = tool.changes(old, tool.baseline(version, shipped[capability]))
+    if error := _library.emulation_error():
+        not_here(str(error))
+    predictions = cuda_standard.predictions(LIBRARY, capability)
+    _, worse = tool.changes(old, tool.baseline(version, shipped[capability], predictions))
     assert not worse, "with a reason in the change, run python tools/cuda_gate.py --update"
 
 

@@ -18,6 +18,10 @@ if not HEADER.is_file():
 
 # nvcc numbers registers; only their kind is compared. %r 32 bits, %rd 64 bits, %f float.
 GOLDEN = {
+    "store_global(s, make_uint2(r2[0], r2[1]))": "st.global.v2.b32 [%rd], {%r, %r};",
+    "store_global(s, make_uint4(r4[0], r4[1], r4[2], r4[3]))": (
+        "st.global.v4.b32 [%rd], {%r, %r, %r, %r};"
+    ),
     "cp_async<4>(s, g, valid)": "cp.async.ca.shared.global [%r], [%rd], 4, %r;",
     "cp_async<8>(s, g, valid)": "cp.async.ca.shared.global [%r], [%rd], 8, %r;",
     "cp_async<16>(s, g, valid)": "cp.async.cg.shared.global [%r], [%rd], 16, %r;",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 
 import pytest
@@ -16,6 +17,7 @@ if _triton.interpreting():
 import triton.language as tl  # noqa: E402
 import triton_gate as tool  # noqa: E402
 
+from effkern.testing import predictions, triton_launch_facts  # noqa: E402
 from effkern.testing import triton_gate as gate  # noqa: E402
 from effkern.testing.triton_stub import recorded_launches  # noqa: E402
 
@@ -27,13 +29,6 @@ SAMPLE = 10
 needs_baselines_triton = pytest.mark.skipif(
     not triton.__version__.startswith("3.6."), reason="the baselines are those of triton 3.6"
 )
-
-
-def facts_of(entry):
-    values = {name: entry[name] for name in gate.Facts._fields}
-    for name in ("load_widths", "store_widths"):
-        values[name] = {int(width): count for width, count in entry[name].items()}
-    return gate.Facts(**values)
 
 
 @pytest.fixture(scope="module", params=CAPABILITIES, ids="sm_{}".format)
@@ -56,7 +51,11 @@ def test_no_shipped_kernel_has_a_fault(shipped):
     faults = {
         launches[key].name: found
         for key, entry in baseline.items()
-        if (found := gate.faults(facts_of(entry), gate.plan(launches[key].launch), capability))
+        if (
+            found := gate.faults(
+                gate.facts_of_json(entry), gate.plan(launches[key].launch), capability
+            )
+        )
     }
     assert not faults
 
@@ -192,3 +191,65 @@ def test_fingerprints_know_what_matters():
         fingerprint(size=512),
     ]
     assert len(set(different)) == len(different)
+
+
+@pytest.fixture(scope="module")
+def stencil():
+    """A launch of sm_90 with its entry: 5x5 in channels_last."""
+    launches, entries = tool.shipped(90), tool.read(90)
+    name = "240@28 k5 s1 bfloat16 channels_last stencil"
+    (found,) = (found for found in launches.values() if found.name == name)
+    (entry,) = (entry for entry in entries.values() if entry["name"] == name)
+    return found, entry
+
+
+def test_executed_instructions_by_hand(stencil):
+    found, entry = stencil
+    launch, facts = found.launch, gate.facts_of_json(entry)
+    values, warps = launch.values, launch.options["num_warps"]
+    counted = triton_launch_facts.triton_facts(
+        launch, facts, triton_launch_facts.geometry(found.layer, 128, 2)
+    )
+    # The loop runs once for each of the kernel's columns.
+    per_warp = facts.instructions + 4 * facts.loop_instructions
+    assert counted.instructions == launch.grid[0] * warps * per_warp
+    tiles = [28 // values["ROWS"], -(-28 // values["COLUMNS"])]
+    blocks = -(-240 // values["CHANNELS"])
+    assert launch.grid[0] == 128 * tiles[0] * tiles[1] * blocks
+    # Rows of a tile with two above and two below, but for those outside the image.
+    rows, columns = 28 + 4 * tiles[0] - 4, 28 + 4 * tiles[1] - 4
+    weights = launch.grid[0] * 25 * values["CHANNELS"] * 4
+    moved = 128 * 240 * 2 * (rows * columns + 28 * 28) + weights
+    assert counted.touched_bytes == pytest.approx(moved, rel=0.03)
+
+
+def test_a_longer_loop_is_a_longer_predicted_time(stencil):
+    found, entry = stencil
+    before = tool.with_prediction(found, entry)
+    longer = entry | {"loop_instructions": round(1.1 * entry["loop_instructions"])}
+    after = tool.with_prediction(found, longer)
+    name = found.name
+    (fault,) = predictions.slower({name: before}, {name: after})
+    assert fault.startswith(f"{name}: predicted time: wanted at most ")
+    little = entry | {"loop_instructions": round(1.02 * entry["loop_instructions"])}
+    assert not predictions.slower({name: before}, {name: tool.with_prediction(found, little)})
+
+
+def test_the_command_fails_where_a_predicted_time_grows(stencil, tmp_path, monkeypatch, capsys):
+    found, entry = stencil
+    monkeypatch.setattr(tool, "BASELINES", tmp_path)
+    monkeypatch.setattr(tool, "shipped", lambda capability: {"key": found})
+    longer = entry | {"loop_instructions": 2 * entry["loop_instructions"]}
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["triton_gate.py", "--sm", "90", *arguments])
+        return tool.main(), capsys.readouterr().out
+
+    tool.write(90, {"key": entry})
+    assert command("--update")[0] == 0
+    written = tool.read(90)["key"]
+    assert written["microseconds"] > 0 and command()[0] == 0
+    tool.write(90, {"key": longer | {"microseconds": written["microseconds"]}})
+    status, text = command()
+    assert status == 1 and f"{found.name}: predicted time: wanted at most " in text
+    assert command("--update")[0] == command()[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 
@@ -179,6 +180,45 @@ def test_capabilities_that_are_not_known(unknown):
     with pytest.raises(ValueError, match=f"wanted one of 80, 90, .* got {unknown}"):
         with recorded_launches(unknown):
             pass
+
+
+_SOURCE = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def helper(x):
+    return x {operation} 2.0
+
+@triton.jit
+def unused(x):
+    return x
+
+@triton.jit
+def doubled(x, y):
+    {comment}
+    tl.store(y, helper(tl.load(x)))
+"""
+
+
+def test_ir_is_the_same_until_the_arithmetic_changes(tmp_path):
+    def ir(number, operation, comment="pass", dtype=torch.float32):
+        # Names of modules are part of the IR.
+        path = tmp_path / str(number) / "kernels.py"
+        path.parent.mkdir()
+        path.write_text(_SOURCE.format(operation=operation, comment=comment))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        x = torch.empty(1, dtype=dtype, device="meta")
+        with recorded_launches(90) as recorded:
+            module.doubled[(1,)](x, x)
+        return recorded[0].ir
+
+    first = ir(0, "*")
+    assert ir(1, "*", "# Moved:\n\n    pass") == first
+    assert ir(2, "+") != first
+    assert ir(3, "*", dtype=torch.float64) != first
 
 
 def test_effkern_does_not_import_triton():

@@ -1,5 +1,5 @@
 """depthwise_conv2d in Triton.
 
-kernel, weight_grad_kernel, activation: @triton.jit only | launch: grid and memory | configs: tiles.
-Importing them imports triton; effkern does that at the first call of a Triton backend.
+kernel, weight_grad_kernel, activation: @triton.jit only | launch: tensors to arguments | configs:
+tiles and grids. All but configs import triton, at the first call of a Triton backend.
 """

@@ -25,6 +25,15 @@ def _sigmoid(x):
 
 
 @triton.jit
+def _gate(x):
+    # sigmoid(x) and sigmoid(-x): 1 - sigmoid(x) would cancel.
+    e = tl.exp(-tl.abs(x))
+    inverse = 1.0 / (1.0 + e)
+    small = e * inverse
+    return tl.where(x < 0, small, inverse), tl.where(x < 0, inverse, small)
+
+
+@triton.jit
 def _tanh_gate(x):
     # GELU's 0.5 (1 + tanh(u)) is sigmoid(2 u).
     return _sigmoid(x * (1.5957691216057308 + 0.07135481627260025 * x * x))
@@ -71,15 +80,15 @@ def differentiate(x, ACTIVATION: tl.constexpr, HALF: tl.constexpr):
     elif ACTIVATION == RELU6:
         return tl.where((x <= 0) | (x >= 6.0), 0.0, 1.0)
     elif ACTIVATION == SILU:
-        s = _sigmoid(x)
-        return s * (1.0 + x * (1.0 - s))
+        open, closed = _gate(x)
+        return open + x * (open * closed)
     elif ACTIVATION == GELU:
         pdf = 0.3989422804014327 * tl.exp(-0.5 * x * x)
         return _normal_cdf(x, HALF) + x * pdf
     elif ACTIVATION == GELU_TANH:
-        s = _tanh_gate(x)
+        open, closed = _gate(x * (1.5957691216057308 + 0.07135481627260025 * x * x))
         slope = 1.5957691216057308 + 0.21406444881780075 * x * x
-        return s * (1.0 + x * (1.0 - s) * slope)
+        return open + x * (open * closed) * slope
     elif ACTIVATION == HARDSWISH:
         return tl.where(x <= -3.0, 0.0, tl.where(x < 3.0, x * (1.0 / 3.0) + 0.5, 1.0))
     else:

@@ -8,7 +8,8 @@ have to be one 16-byte vector). docs/notes/depthwise_conv2d_triton.md has the co
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 # Programs that a launch should have at least, before it splits sums further: two for each
 # multiprocessor of the largest devices.
@@ -39,6 +40,52 @@ class WeightGradConfig(NamedTuple):
     taps_w: int
     warps: int
     splits: int
+
+
+class StencilPlan(NamedTuple):
+    """A launch of stencil_kernel: its tile and the tiles of one residue along each axis.
+
+    Attributes:
+        lattice: the input gradient's residues along (height, width), of one launch; else (1, 1).
+        apart: kernel rows and columns from a tap that a residue meets to the next.
+        shift: source rows from tap to tap.
+    """
+
+    config: StencilConfig
+    lattice: tuple[int, int]
+    apart: tuple[int, int]
+    shift: int
+    row_blocks: int
+    column_blocks: int
+    channel_blocks: int
+    programs: int
+
+
+class WeightGradPlan(NamedTuple):
+    """A launch of weight_grad_kernel: `tiles` are added up by each block of channels and taps.
+
+    Attributes:
+        partial: the shape of the partial sums.
+    """
+
+    config: WeightGradConfig
+    row_blocks: int
+    column_blocks: int
+    channel_blocks: int
+    tap_columns: int
+    tap_blocks: int
+    tiles: int
+    programs: int
+    partial: tuple[int, int, int]
+
+
+def unit(tensor: Any) -> str:
+    """The axis of a (N, C, H, W) tensor that has stride 1, "c" or "w"; "" if it is another one."""
+    _, channels, _, width = tensor.shape
+    _, stride_c, _, stride_w = tensor.stride()
+    if stride_c == 1 and channels > 1 and (stride_w != 1 or width == 1):
+        return "c"
+    return "w" if stride_w == 1 or width == 1 else ""
 
 
 def _power_of_two(value: int, most: int) -> int:
@@ -127,3 +174,71 @@ def weight_grad(
         _WORKSPACE_LIMIT // workspace,
     )
     return WeightGradConfig(rows, columns, block, taps_h, taps_w, warps, max(1, splits))
+
+
+def plan_stencil(
+    unit: str,
+    itemsize: int,
+    output: tuple[int, ...],
+    kernel_h: int,
+    geometry: tuple[int, ...],
+    grad_input: bool,
+) -> StencilPlan:
+    """Tile and grid of a forward pass, or with `grad_input` of an input gradient.
+
+    Args:
+        unit, itemsize: as for `stencil`.
+        output: (N, C, H, W), of what is written.
+        geometry: as for launch.stencil.
+    """
+    batch, channels, height, width = output
+    dilation_h, dilation_w = geometry[6:]
+    lattice = (geometry[0], geometry[1]) if grad_input else (1, 1)
+    apart_h = lattice[0] // math.gcd(lattice[0], dilation_h)
+    apart_w = lattice[1] // math.gcd(lattice[1], dilation_w)
+    shift = dilation_h * apart_h // lattice[0]
+    rows, columns = -(-height // lattice[0]), -(-width // lattice[1])
+    config = stencil(unit, itemsize, rows, columns, channels, -(-kernel_h // apart_h), shift)
+    row_blocks = -(-rows // config.rows)
+    column_blocks = -(-columns // config.columns)
+    channel_blocks = -(-channels // config.channels)
+    programs = batch * row_blocks * column_blocks * channel_blocks * lattice[0] * lattice[1]
+    return StencilPlan(
+        config,
+        lattice,
+        (apart_h, apart_w),
+        shift,
+        row_blocks,
+        column_blocks,
+        channel_blocks,
+        programs,
+    )
+
+
+def plan_weight_grad(
+    unit: str, itemsize: int, grad: tuple[int, ...], kernel: tuple[int, int], dilation_h: int
+) -> WeightGradPlan:
+    """Tile, grid and workspace of a weight gradient.
+
+    Args:
+        unit, itemsize: as for `weight_grad`.
+        grad: (N, C * M, H', W').
+    """
+    batch, channels, out_height, out_width = grad
+    config = weight_grad(unit, itemsize, batch, out_height, out_width, channels, kernel, dilation_h)
+    row_blocks = -(-out_height // config.rows)
+    column_blocks = -(-out_width // config.columns)
+    channel_blocks = -(-channels // config.channels)
+    tap_columns = -(-kernel[1] // config.taps_w)
+    tap_blocks = tap_columns * -(-kernel[0] // config.taps_h)
+    return WeightGradPlan(
+        config,
+        row_blocks,
+        column_blocks,
+        channel_blocks,
+        tap_columns,
+        tap_blocks,
+        batch * row_blocks * column_blocks,
+        config.splits * channel_blocks * tap_blocks,
+        (config.splits, kernel[0] * kernel[1] + 1, channels),
+    )

@@ -18,6 +18,7 @@ from torch import Tensor
 from triton.errors import TritonError
 
 from . import configs, kernel, weight_grad_kernel
+from .configs import unit
 
 _MOST = 2**31 - 1
 _BLOCK = 512
@@ -37,20 +38,11 @@ def _launching(name: str, tensor: Tensor, config: NamedTuple) -> Iterator[None]:
         ) from error
 
 
-def _unit(tensor: Tensor) -> str:
-    """The axis of stride 1, "c" or "w"; "" if it is another one."""
-    _, channels, _, width = tensor.shape
-    _, stride_c, _, stride_w = tensor.stride()
-    if stride_c == 1 and channels > 1 and (stride_w != 1 or width == 1):
-        return "c"
-    return "w" if stride_w == 1 or width == 1 else ""
-
-
 def _vector(channels: int, tensors: Sequence[Tensor]) -> int:
     """Channels that divide every pixel's address and the number of channels: a vector, or 1."""
     vector = 16 // tensors[0].element_size()
     for tensor in tensors:
-        if _unit(tensor) == "c":
+        if unit(tensor) == "c":
             # The last stride only counts where there is more than one column, and so on.
             for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
                 if stride != 1 and size > 1:
@@ -60,7 +52,7 @@ def _vector(channels: int, tensors: Sequence[Tensor]) -> int:
 
 def _strides(tensor: Tensor, vector: int) -> list[int]:
     """In elements, or in vectors of a channels_last tensor."""
-    if _unit(tensor) != "c":
+    if unit(tensor) != "c":
         return list(tensor.stride())
     return [stride // vector for stride in tensor.stride()]
 
@@ -133,32 +125,19 @@ def stencil(
     """
     stride_h, stride_w, top, _, left, _, dilation_h, dilation_w = geometry
     kernel_h, kernel_w = weight.shape[2:]
-    batch, channels, height, width = output.shape
+    _, channels, height, width = output.shape
     multiplier = weight.shape[0] // (channels if grad_input else source.shape[1])
-    lattice = (stride_h, stride_w) if grad_input else (1, 1)
-    apart_h, apart_w = (s // math.gcd(s, d) for s, d in zip(lattice, geometry[6:], strict=True))
-    shift = dilation_h * apart_h // lattice[0]
-    inverse_h = pow(dilation_h * apart_h // lattice[0], -1, apart_h)
-    inverse_w = pow(dilation_w * apart_w // lattice[1], -1, apart_w)
-    rows, columns = triton.cdiv(height, lattice[0]), triton.cdiv(width, lattice[1])
-    unit = _unit(source)
-    config = configs.stencil(
-        unit,
-        source.element_size(),
-        rows,
-        columns,
-        channels,
-        triton.cdiv(kernel_h, apart_h),
-        shift,
+    source_unit = unit(source)
+    plan = configs.plan_stencil(
+        source_unit, source.element_size(), tuple(output.shape), kernel_h, geometry, grad_input
     )
+    config, lattice, (apart_h, apart_w) = plan.config, plan.lattice, plan.apart
+    inverse_h = pow(plan.shift, -1, apart_h)
+    inverse_w = pow(dilation_w * apart_w // lattice[1], -1, apart_w)
     images = [t for t in (source, output, grad) if t is not None]
     vector = _vector(channels, images) if multiplier == 1 else 1
-    packed = unit == "c"
-    row_blocks = triton.cdiv(rows, config.rows)
-    column_blocks = triton.cdiv(columns, config.columns)
-    channel_blocks = triton.cdiv(channels, config.channels)
-    programs = batch * row_blocks * column_blocks * channel_blocks * lattice[0] * lattice[1]
-    grid = _grid(name, programs, *source.shape, *output.shape, top, left)
+    packed = source_unit == "c"
+    grid = _grid(name, plan.programs, *source.shape, *output.shape, top, left)
     with _launching(name, source, config):
         kernel.stencil_kernel[grid](
             source,
@@ -178,12 +157,12 @@ def stencil(
             kernel_w,
             top,
             left,
-            row_blocks,
-            column_blocks,
-            channel_blocks,
-            SOURCE_UNIT=unit,
-            OUTPUT_UNIT=_unit(output),
-            GRAD_UNIT=_unit(grad) if grad is not None else "",
+            plan.row_blocks,
+            plan.column_blocks,
+            plan.channel_blocks,
+            SOURCE_UNIT=source_unit,
+            OUTPUT_UNIT=unit(output),
+            GRAD_UNIT=unit(grad) if grad is not None else "",
             VECTOR=vector,
             PACKED=packed,
             WIDE=_is_wide(*images, weight),
@@ -228,34 +207,20 @@ def weight_grad(
     """
     stride_h, stride_w, top, _, left, _, dilation_h, dilation_w = geometry
     kernel_h, kernel_w = kernel_size
-    batch, channels, out_height, out_width = grad.shape
+    _, channels, out_height, out_width = grad.shape
     multiplier = channels // input.shape[1]
-    unit = _unit(input)
-    config = configs.weight_grad(
-        unit,
-        input.element_size(),
-        batch,
-        out_height,
-        out_width,
-        channels,
-        kernel_size,
-        dilation_h,
+    input_unit = unit(input)
+    plan = configs.plan_weight_grad(
+        input_unit, input.element_size(), tuple(grad.shape), kernel_size, dilation_h
     )
+    config = plan.config
     vector = _vector(channels, (input, grad)) if multiplier == 1 else 1
-    row_blocks = triton.cdiv(out_height, config.rows)
-    column_blocks = triton.cdiv(out_width, config.columns)
-    channel_blocks = triton.cdiv(channels, config.channels)
-    tap_columns = triton.cdiv(kernel_w, config.taps_w)
-    tap_blocks = tap_columns * triton.cdiv(kernel_h, config.taps_h)
-    tiles = batch * row_blocks * column_blocks
-    programs = config.splits * channel_blocks * tap_blocks
-    grid = _grid(name, programs, tiles, *input.shape, *grad.shape, top, left)
+    grid = _grid(name, plan.programs, plan.tiles, *input.shape, *grad.shape, top, left)
     taps = kernel_h * kernel_w
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    shape = (config.splits, taps + 1, channels)
     count = (taps if grad_bias is None else taps + 1) * channels
     with _launching(name, input, config):
-        partial = torch.empty(shape, dtype=dtype, device=input.device)
+        partial = torch.empty(plan.partial, dtype=dtype, device=input.device)
         weight_grad_kernel.weight_grad_kernel[grid](
             input,
             grad,
@@ -270,15 +235,15 @@ def weight_grad(
             kernel_w,
             top,
             left,
-            row_blocks,
-            column_blocks,
-            channel_blocks,
-            tap_columns,
-            tap_blocks,
-            tiles,
-            triton.cdiv(tiles, config.splits),
-            INPUT_UNIT=unit,
-            GRAD_UNIT=_unit(grad),
+            plan.row_blocks,
+            plan.column_blocks,
+            plan.channel_blocks,
+            plan.tap_columns,
+            plan.tap_blocks,
+            plan.tiles,
+            triton.cdiv(plan.tiles, config.splits),
+            INPUT_UNIT=input_unit,
+            GRAD_UNIT=unit(grad),
             VECTOR=vector,
             WIDE=_is_wide(input, grad),
             BIAS=grad_bias is not None,

@@ -63,6 +63,25 @@ void report(const char* name, cudaError_t error, const uint32_t* got,
   std::printf("ok %s\n", name);
 }
 
+template <typename Vector>
+__global__ void store_global_kernel(const uint32_t* in, uint32_t* out) {
+  constexpr int kWords = sizeof(Vector) / 4;
+  Vector words;
+  memcpy(&words, in + threadIdx.x * kWords, sizeof words);
+  ptx::store_global(out + threadIdx.x * kWords, words);
+}
+
+template <typename Vector>
+void test_store_global(const char* name) {
+  constexpr int kCount = kWarp * sizeof(Vector) / 4;
+  Words in(kCount), out(kCount);
+  std::vector<uint32_t> wanted;
+  for (int i = 0; i < kCount; ++i) wanted.push_back(in.data[i] = 0x1000u + unsigned(i));
+  const cudaError_t error = launch_kernel(store_global_kernel<Vector>, dim3(1), dim3(kWarp), 0,
+                                          nullptr, in.data, out.data);
+  report(name, error, out.data, wanted);
+}
+
 // Two groups of one copy per lane, every other one zero-filled.
 template <int kBytes>
 __global__ void cp_async_kernel(const uint32_t* in, uint32_t* out) {
@@ -306,6 +325,8 @@ int run() {
   }
 #endif
   const bool sm90 = capability >= 9;
+  test_store_global<uint2>("store_global<uint2>");
+  test_store_global<uint4>("store_global<uint4>");
   test_cp_async<4>("cp_async<4>");
   test_cp_async<8>("cp_async<8>");
   test_cp_async<16>("cp_async<16>");

@@ -1,0 +1,105 @@
+"""Tables of comparisons: with the best peer, with float32, with the goals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from .. import analysis, comparisons, goals, workloads
+from ..contenders import LABELS
+from .table import Table, from_frame, number, varying
+
+_KEYS = ["dtype", "batch", "pass", "contender"]
+
+
+def build(results: dict[str, Any], cells: pd.DataFrame) -> list[Table]:
+    """Those that the run has the measurements for."""
+    tables = []
+    if not cells["contender"].map(analysis.is_effkern).all():
+        tables.append(_best_peer(cells))
+    if len(comparisons.half_summary(cells)):
+        tables += [_half(cells), _half_by_layer(cells)]
+    if results["machine"]["device"] == "cpu" and _is_whole(results):
+        tables += _goals(cells)
+    return tables
+
+
+def _is_whole(results: dict[str, Any]) -> bool:
+    """Whether the run has every layer, which the goals are means over."""
+    return set(results["layers"]) == {
+        layer.name for layer in workloads.distinct(workloads.models())
+    }
+
+
+def _best_peer(cells: pd.DataFrame) -> Table:
+    data = comparisons.best_peer_summary(cells)
+    data["contender"] = data["contender"].map(LABELS)
+    labels = varying(data, _KEYS)
+    names = {
+        "mean": "times as fast", "worst": "worst layer", "worst_layer": "which",
+        "peers": "best peers (layers)",
+    }  # fmt: skip
+    data = data[[*labels, "layers", *names]].rename(columns=names)
+    return from_frame(
+        "Against the best peer of each layer", data, labels,
+        note="The fastest contender besides effkern on that very layer, of those in the run; for "
+        "gradients, PyTorch's better layout. Geometric means of its time over effkern's.",
+    )  # fmt: skip
+
+
+def _half(cells: pd.DataFrame) -> Table:
+    data = comparisons.half_summary(cells)
+    data["contender"] = data["contender"].map(LABELS)
+    labels = ["dtype", *varying(data, ["batch"]), "pass", "contender"]
+    names = {"mean": "16-bit / float32", "worst": "worst layer", "worst_layer": "which"}
+    return from_frame(
+        "16-bit time over effkern's own float32 time",
+        data[[*labels, "layers", *names]].rename(columns=names), labels,
+        note=f"Geometric means over the layers, and the layer with the highest ratio; at most "
+        f"{goals.HALF_OVER_FLOAT32:g} is wanted everywhere.",
+    )  # fmt: skip
+
+
+def _half_by_layer(cells: pd.DataFrame) -> Table:
+    data = comparisons.half_over_float32(cells)
+    index = ["dtype", "batch", "pass", "layer"]
+    table = data.pivot_table(index=index, columns="contender", values="over_float32", sort=False)
+    labels = ["dtype", *varying(data, ["batch"]), "pass", "layer"]
+    return from_frame(
+        "16-bit time over effkern's own float32 time, by layer",
+        table.reset_index()[[*labels, *table.columns]], labels, detail=True,
+    )  # fmt: skip
+
+
+def _against(value: float, goal: float | None, higher: bool) -> list[str]:
+    if goal is None:
+        return [number(value), "", ""]
+    met = value >= goal if higher else value <= goal
+    return [number(value), f"{'>=' if higher else '<='} {goal:g}", "yes" if met else "no"]
+
+
+def _goals(cells: pd.DataFrame) -> list[Table]:
+    """One table for each batch size that there are goals for."""
+    float32 = cells[cells["dtype"] == "float32"]
+    means = analysis.overall(float32).set_index(_KEYS)["over_roofline"]
+    tables = []
+    for batch, rows in comparisons.best_peer_summary(float32).groupby("batch", sort=False):
+        if batch not in goals.OVER_ROOFLINE["fwd"]:
+            continue
+        text = []
+        for _, row in rows.iterrows():
+            pass_ = row["pass"]
+            roofline = means[tuple(row[_KEYS])]
+            text.append(
+                [pass_, LABELS[row["contender"]]]
+                + _against(roofline, goals.OVER_ROOFLINE[pass_][batch], higher=False)
+                + _against(row["mean"], goals.TIMES_AS_FAST[pass_], higher=True)
+                + _against(row["worst"], goals.WORST_LAYER.get(pass_), higher=True)
+            )
+        columns = ["pass", "contender"]
+        for measured in ("time / roofline", "times as fast", "worst layer"):
+            columns += [measured, "goal", "met"]
+        note = "Geometric means over the 37 layers; times as fast: as the best peer of each layer."
+        tables.append(Table(f"Goals, float32, batch {batch}", columns, text, note, labels=2))
+    return tables

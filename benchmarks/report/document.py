@@ -1,0 +1,52 @@
+"""What a report says, whatever it is rendered as; one function for each kind of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import findings, predicted, setting, tables
+from .table import Table
+
+
+@dataclass
+class Document:
+    title: str
+    warnings: list[str]
+    findings: list[str]
+    tables: list[Table]
+    setting: list[tuple[str, str]]
+    commands: list[str]
+
+
+def _micro(results: dict[str, Any]) -> Document:
+    return Document(
+        f"effkern microbenchmark: {results['slug']}",
+        findings.warnings(results),
+        findings.build(results),
+        tables.build(results),
+        setting.facts(results),
+        setting.reproduce(results),
+    )
+
+
+def _predicted(results: dict[str, Any]) -> Document:
+    return Document(
+        f"effkern, predicted times: {results['slug']}",
+        predicted.warnings(results),
+        predicted.findings(results),
+        predicted.tables(results),
+        predicted.setting(results),
+        predicted.reproduce(results),
+    )
+
+
+_KINDS: dict[str, Callable[[dict[str, Any]], Document]] = {
+    "micro": _micro,
+    "predicted": _predicted,
+}
+
+
+def build(results: dict[str, Any]) -> Document:
+    return _KINDS[results["kind"]](results)

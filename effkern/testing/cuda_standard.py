@@ -1,0 +1,81 @@
+"""One standard problem for each CUDA kernel, and its predicted time on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from .cuda_gate import short_name
+from .launch_facts import cuda_facts
+from .launches import Launch, record_call
+from .predictions import Predicted, predicted
+
+_BATCH, _CHANNELS, _SIZE = 32, 256, 56
+# float16's kernels differ from bfloat16's in conversions only.
+_DTYPES = (torch.bfloat16, torch.float32)
+_LAYOUTS = (torch.channels_last, torch.contiguous_format)
+# Kernel size, stride, dilation; the last is one that no specialised kernel computes.
+_KERNELS = ((3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (7, 1, 1), (3, 1, 2))
+# Enough to compare a kernel with itself.
+_LANES = 512
+
+
+class Standard(NamedTuple):
+    """The first launch of a kernel; pixels that its call computes; bytes of its operands."""
+
+    launch: Launch
+    outputs: int
+    distinct: int
+
+
+def standard_launches() -> dict[str, Standard]:
+    """By the kernel's short name: those that a stride of 1 or 2 and no activation lead to."""
+    found: dict[str, Standard] = {}
+    for dtype in _DTYPES:
+        for layout in _LAYOUTS:
+            for kernel, stride, dilation in _KERNELS:
+                _add(found, dtype, layout, kernel, stride, dilation)
+    return found
+
+
+def _add(
+    found: dict[str, Standard],
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    kernel: int,
+    stride: int,
+    dilation: int,
+) -> None:
+    def image(size: int) -> torch.Tensor:
+        shape = (_BATCH, _CHANNELS, size, size)
+        return torch.empty(shape, dtype=dtype, memory_format=layout)
+
+    pad = dilation * (kernel - 1) // 2
+    input, output = image(_SIZE), image((_SIZE - 1) // stride + 1)
+    weight = torch.empty((_CHANNELS, 1, kernel, kernel), dtype=dtype)
+    geometry = (stride, stride, pad, pad, pad, pad, dilation, dilation)
+    distinct = dtype.itemsize * (input.numel() + output.numel() + weight.numel())
+    for pass_ in ("fwd", "dgrad", "wgrad"):
+        outputs = (input if pass_ == "dgrad" else output).numel()
+        for launch in record_call(pass_, input, weight, None, output, geometry):
+            standard = Standard(launch, outputs, distinct)
+            found.setdefault(short_name(launch.kernel), standard)
+
+
+def predictions(library: Path, capability: int) -> dict[str, Predicted]:
+    """Of every kernel of a built library that has a standard problem, by its short name.
+
+    Raises:
+        RuntimeError: the emulated library, which the launchers run in, is not there.
+    """
+    return {
+        name: predicted(
+            cuda_facts(standard.launch, library, capability, lanes=_LANES),
+            standard.outputs, standard.distinct, _BATCH, capability,
+        )
+        for name, standard in standard_launches().items()
+        # What adds up the splits touches no operand, and takes as long as a launch.
+        if "_reduce_" not in name
+    }  # fmt: skip
