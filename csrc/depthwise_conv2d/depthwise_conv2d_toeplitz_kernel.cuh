@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 3 : 4)
       if (__any_sync(0xffffffffu, has_infinite_windows(done))) {
         sum_taps<kHalves>(done, staged, table, p, tiles, kKernel, kKernel, 0, first, lane);
       }
-      if (bias != 0.f) {
+      if (epilogue.has_initial()) {
 #pragma unroll
         for (int i = 0; i < 4 * kKernel; ++i) done[i / 4][i % 4] += bias;
       }

@@ -106,7 +106,8 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, kHalves == 8 ? 2 : 3)
         for (int i = 0; i < kRows; ++i, ++row, from += tiles.pitch) {
           if (begin + i < kernel_h) load_tap_fragments(pairs, taps[i]);
           pairs += 2 * kTapPitch<kHalves>;
-          const bool inside = there && unsigned(row) < unsigned(tiles.staged_rows);
+          const bool inside = there && begin + i < kernel_h + kRows - 1 &&
+                              unsigned(row) < unsigned(tiles.staged_rows);
           if (!__any_sync(0xffffffffu, inside)) continue;
           const T* windows_row = inside ? from : no_row;
           uint32_t a[2 * kHalves];
@@ -122,7 +123,7 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, kHalves == 8 ? 2 : 3)
       if (__any_sync(0xffffffffu, has_infinite_windows(sums))) {
         sum_taps<kHalves>(sums, staged, table, p, tiles, kernel_h, kernel_w, first, 0, lane);
       }
-      if (bias != 0.f) {
+      if (epilogue.has_initial()) {
 #pragma unroll
         for (int i = 0; i < 4 * kRows; ++i) sums[i / 4][i % 4] += bias;
       }
