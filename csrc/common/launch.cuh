@@ -88,6 +88,15 @@ cudaError_t allow_shared_memory(void (*kernel)(Parameters...), size_t bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
 }
 
+// Whether the current device is of this compute capability or newer; 80 for sm_80.
+inline bool device_has_capability(int capability) {
+  int device = 0, major = 0, minor = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
+         10 * major + minor >= capability;
+}
+
 // The error with what the launch asked for and what the device has; valid until the calling
 // thread's next call.
 inline const char* launch_error_string(cudaError_t error) {

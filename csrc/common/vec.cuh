@@ -164,4 +164,17 @@ __device__ __forceinline__ void store_shared(float* address, float value EFFKERN
   *address = value;
 }
 
+// N elements as they are, to which the address is aligned.
+template <int N, typename T>
+__device__ __forceinline__ Packed<T, N> load_shared_packed(const T* address EFFKERN_SITE) {
+  EFFKERN_SHARED_ACCESS(address, N * sizeof(T), kRead);
+  return {*reinterpret_cast<const typename Packed<T, N>::Bits*>(address)};
+}
+
+template <int N, typename T>
+__device__ __forceinline__ void store_shared_packed(T* address, Packed<T, N> values EFFKERN_SITE) {
+  EFFKERN_SHARED_ACCESS(address, N * sizeof(T), kWrite);
+  *reinterpret_cast<typename Packed<T, N>::Bits*>(address) = values.bits;
+}
+
 }  // namespace effkern

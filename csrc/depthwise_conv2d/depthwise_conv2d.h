@@ -89,6 +89,7 @@ enum class Kernel : int {
   kCudaDirectChannelsLast,
   kCudaDirectContiguous,
   kCudaDirectStrided,
+  kCudaToeplitz,
   kCudaWeightGradChannelsLast,
   kCudaWeightGradContiguous,
   kCudaWeightGradStrided,
@@ -138,6 +139,11 @@ int64_t valid_flops(const DepthwiseConv2dProblem& problem);
 // Whether one of the specialised CUDA kernels serves the problem: 3x3 and 5x5 with stride 1 or 2,
 // 7x7 with stride 1, dilation 1, multiplier 1, sizes that fit an int. Else the strided ones do.
 bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& problem);
+
+// Whether a tensor-core kernel serves the forward pass and the input gradient: 16-bit types, 10
+// taps to 57 x 57 with stride 1, dilation 1, multiplier 1, sizes that fit an int. The tensors have
+// to be contiguous along rows.
+bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& problem);
 
 DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem, Backend backend,
                                           CpuIsa isa);

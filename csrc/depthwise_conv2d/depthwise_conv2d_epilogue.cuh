@@ -33,6 +33,10 @@ struct BiasActivation {
     return bias ? load_scalar(bias + channel) : Accumulate<T>(0);
   }
 
+  // Whether initial is not zero and finish does anything; uniform over a launch.
+  __device__ __forceinline__ bool has_initial() const { return bias != nullptr; }
+  __device__ __forceinline__ bool changes_values() const { return activation != Activation::kNone; }
+
   template <TileOrder kOrder, int kOuter, int kInner>
   __device__ __forceinline__ void finish(Accumulate<T> (&tile)[kOuter * kInner],
                                          const TilePosition&) const {

@@ -10,6 +10,7 @@
 #include "depthwise_conv2d/depthwise_conv2d_grad_input_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_strided_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_tiling.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_toeplitz_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_wgrad_kernel.cuh"
 
 namespace effkern {
@@ -197,6 +198,15 @@ cudaError_t launch_forward(const DepthwiseConv2dProblem& p, const T* input,
   if constexpr (has_specialized_kernels<T, Epilogue>) {
     const Image4<const T> from{input, p.in_channels, p.height, p.width, input_strides};
     const Image4<T> to{output, p.out_channels, p.out_height(), p.out_width(), output_strides};
+    if constexpr (has_toeplitz_kernels<T, Epilogue>) {
+      cudaError_t error;
+      if (has_toeplitz_cuda_kernel(p) &&
+          detail::launch_toeplitz(
+              detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false),
+              int(p.kernel_h), int(p.kernel_w), from, to, epilogue, stream, &error)) {
+        return error;
+      }
+    }
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, from, to);
     if (has_specialized_cuda_kernel(p) &&
         (channels_last || (input_strides.w == 1 && output_strides.w == 1))) {
@@ -227,6 +237,17 @@ cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_out
     const Image4<const T> from{grad_output, p.out_channels, p.out_height(), p.out_width(),
                                grad_output_strides};
     const Image4<T> to{grad_input, p.in_channels, p.height, p.width, grad_input_strides};
+    if constexpr (has_toeplitz_kernels<T, Epilogue>) {
+      cudaError_t error;
+      if (has_toeplitz_cuda_kernel(p) &&
+          detail::launch_toeplitz(
+              detail::describe_images(p.batch, from, weight, to, p.kernel_h - 1 - p.pad_top,
+                                      p.kernel_w - 1 - p.pad_left, true),
+              int(p.kernel_h), int(p.kernel_w), from, to, Epilogue{nullptr, Activation::kNone},
+              stream, &error)) {
+        return error;
+      }
+    }
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, from, to);
     if (has_specialized_cuda_kernel(p) &&
         (channels_last || (grad_output_strides.w == 1 && grad_input_strides.w == 1))) {

@@ -330,9 +330,25 @@ DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPla
   return plan;
 }
 
+// Coordinates, which reach past the image by the padding and a tile, and counts of threads and
+// blocks, are ints in the specialised CUDA kernels.
+bool fits_int(const DepthwiseConv2dProblem& p) {
+  constexpr int64_t kMax = std::numeric_limits<int>::max();
+  const int64_t height = std::max(p.height, p.out_height()),
+                width = std::max(p.width, p.out_width());
+  return std::max({height, width, p.pad_top, p.pad_left}) < kMax / 8 &&
+         p.batch * height * width <= kMax / 2 && p.batch * p.out_channels <= kMax &&
+         p.batch * p.out_channels * (height / 4 + 1) * (width / 4 + 1) <= kMax;
+}
+
 DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan) {
   plan.backend = Backend::kCuda;
   const bool gradient = p.pass == Pass::kGradWeight;
+  if (!gradient && p.layout == Layout::kContiguous && has_toeplitz_cuda_kernel(p)) {
+    plan.kernel = Kernel::kCudaToeplitz;
+    plan.reason = "asked for by name; 16-bit multiply-adds at the memory bound need tensor cores";
+    return plan;
+  }
   // The launcher also takes the strided kernels for tensors that the vector accesses do not fit.
   const Layout layout = has_specialized_cuda_kernel(p) ? p.layout : Layout::kStrided;
   switch (layout) {
@@ -410,20 +426,21 @@ DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem,
 }
 
 bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& p) {
-  constexpr int64_t kMax = std::numeric_limits<int>::max();
   const bool square = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w;
   const bool small_kernel = p.kernel_h == 3 || p.kernel_h == 5;
   const bool known = ((small_kernel && p.stride_h <= 2) || (p.kernel_h == 7 && p.stride_h == 1)) &&
                      p.dilation_h == 1 && p.dilation_w == 1 && p.multiplier() == 1 &&
                      p.dtype != DType::kFloat64;
-  // Coordinates, which reach past the image by the padding and a tile, and counts of threads and
-  // blocks, are ints.
-  const int64_t height = std::max(p.height, p.out_height()),
-                width = std::max(p.width, p.out_width());
-  const bool small = std::max({height, width, p.pad_top, p.pad_left}) < kMax / 8 &&
-                     p.batch * height * width <= kMax / 2 && p.batch * p.out_channels <= kMax &&
-                     p.batch * p.out_channels * (height / 4 + 1) * (width / 4 + 1) <= kMax;
-  return square && known && small;
+  return square && known && fits_int(p);
+}
+
+bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
+  const bool half = p.dtype == DType::kFloat16 || p.dtype == DType::kBFloat16;
+  // Up to 9 taps, a product has more zeros than multiply-adds are worth.
+  const bool known = p.taps() > 9 && std::max(p.kernel_h, p.kernel_w) <= 57 && p.stride_h == 1 &&
+                     p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1 &&
+                     p.multiplier() == 1;
+  return half && known && fits_int(p);
 }
 
 const char* kernel_name(Kernel kernel) {
@@ -446,6 +463,8 @@ const char* kernel_name(Kernel kernel) {
       return "cuda_direct_contiguous";
     case Kernel::kCudaDirectStrided:
       return "cuda_direct_strided";
+    case Kernel::kCudaToeplitz:
+      return "cuda_toeplitz";
     case Kernel::kCudaWeightGradChannelsLast:
       return "cuda_weight_grad_channels_last";
     case Kernel::kCudaWeightGradContiguous:

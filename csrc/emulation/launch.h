@@ -77,6 +77,9 @@ cudaError_t allow_shared_memory(void (*kernel)(Parameters...), size_t bytes) {
   return emulation::allow_shared_memory(reinterpret_cast<const void*>(kernel), bytes);
 }
 
+// What the emulator emulates is sm_90.
+inline bool device_has_capability(int capability) { return capability <= 90; }
+
 inline const char* launch_error_string(cudaError_t error) { return cudaGetErrorString(error); }
 
 }  // namespace effkern

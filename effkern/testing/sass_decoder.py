@@ -80,6 +80,8 @@ def decode(instruction: Instruction) -> Decoded:
     writes: list[str] = []
     if name in _COMPARISONS:
         writes, operands = operands[:2], operands[2:]
+    elif name == "VOTE":
+        writes, operands = operands[:1], operands[1:]
     elif name not in _STORES:
         while operands and is_predicate(operands[0]):
             writes.append(operands.pop(0))

@@ -245,6 +245,12 @@ def _extend(lanes: Lanes, instruction: Instruction, mask: Any) -> None:
         lanes.write(result, ops.unsigned(ops.signed(high) >> unused), mask)
 
 
+def _vote_any(lanes: Lanes, instruction: Instruction, mask: Any) -> None:
+    result, source = instruction.operands
+    warps = (lanes.predicate(source) & mask).reshape(-1, 32).any(axis=1)
+    lanes.write_predicate(result, np.repeat(warps, 32), mask)
+
+
 def _pack_predicates(lanes: Lanes, instruction: Instruction, mask: Any) -> None:
     """P2R: predicates as the bits of a register."""
     result, kind, source, chosen = instruction.operands
@@ -306,6 +312,7 @@ _FUNCTIONS: dict[str, Function] = {
     **dict.fromkeys(("SGXT", "USGXT"), _extend),
     **dict.fromkeys(("P2R", "UP2UR"), _pack_predicates),
     **dict.fromkeys(("R2P", "UR2UP"), _unpack_predicates),
+    "VOTE": _vote_any,
     "IABS": _absolute,
     "I2F": _to_float,
     "F2I": _to_integer,
@@ -320,6 +327,8 @@ def function_of(instruction: Instruction) -> Function | None:
     if name == "MUFU" and modifiers != ("RCP",):
         return None
     if name == "HFMA2" and operands[1:3] != ("-RZ", "RZ"):
+        return None
+    if name == "VOTE" and (modifiers != ("ANY",) or len(operands) != 2):
         return None
     # A constant of a bank other than 0, or at an address from a register.
     if any("c[" in operand and not _CONSTANT.match(operand) for operand in operands):

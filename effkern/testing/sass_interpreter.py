@@ -121,6 +121,10 @@ class Interpreter:
                 self._branch(decoded, active)
             elif function is None or not forgotten.isdisjoint(decoded.reads):
                 forgotten |= decoded.writes
+                # Kernels vote on data to find what is rare: infinities, NaN. There are none.
+                if instruction.name == "VOTE" and function is not None:
+                    lanes.write_predicate(instruction.operands[0], np.False_, active)
+                    forgotten -= decoded.writes
             else:
                 mask = active & lanes.predicate(instruction.guard) if instruction.guard else active
                 function(lanes, instruction, mask)

@@ -129,6 +129,16 @@ def test_the_compiler_of_a_library(tmp_path):
         ("depthwise_conv2d_channels_last_wgrad_kernel<float16, 3, 2>", (16, 13, ()), (4, 1, ())),
         (CONTIGUOUS, (8, 1, (2,)), (8, 4, (2,))),
         ("depthwise_conv2d_contiguous_wgrad_kernel<float32, 5, 2>", (16, 5, (4,)), (4, 1, ())),
+        (
+            "depthwise_conv2d_toeplitz_kernel<bfloat16, 7, BiasActivation>",
+            (16, 1, (8, 4, 2)),
+            (4, 14, (2,)),
+        ),
+        (
+            "depthwise_conv2d_toeplitz_large_kernel<float16, 5, BiasActivation>",
+            (16, 1, (8, 4, 2)),
+            (4, 16, (2,)),
+        ),
         ("depthwise_conv2d_strided_kernel<float64, long, ActivationGrad>", None, None),
     ],
 )
@@ -166,7 +176,7 @@ def test_a_clean_kernel_passes():
     [
         ({"spill_instructions": 2}, "registers: wanted no spills, got 2 LDL and STL"),
         ({"local_memory": 8}, "local memory: wanted none, got 8 bytes"),
-        ({"instructions": 3001}, "code: wanted at most 3000 instructions, got 3001"),
+        ({"instructions": 4501}, "code: wanted at most 4500 instructions, got 4501"),
         ({"shared_memory": 49153}, "shared memory: wanted at most 49152 bytes, got 49153"),
         (
             {"threads": 0, "blocks": 0},

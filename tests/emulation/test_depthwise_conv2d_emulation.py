@@ -60,6 +60,14 @@ BREAKS = {
         r"depthwise_conv2d_channels_last_kernel<\w+, \d, \d, .*: global write out of bounds: .* "
         r"\[block \(\d+,0,0\) thread \(\d+,0,0\), depthwise_conv2d_direct_kernel\.cuh:\d+\]",
     ),
+    "missing_wait": Break(
+        "toeplitz_kernel.cuh",
+        "    ptx::cp_async_wait_all();\n",
+        "",
+        r"depthwise_conv2d_toeplitz_kernel<\w+, \d, .*: shared read: a cp\.async of thread "
+        r"\(\d+,0,0\) has not landed here: no wait between \[block \(\d+,0,0\) thread "
+        r"\(\d+,0,0\), depthwise_conv2d_toeplitz_\w+\.cuh:\d+\]",
+    ),
     "race_in_reduction": Break(
         "wgrad_kernel.cuh",
         "    __syncthreads();\n    if (slot != 0",

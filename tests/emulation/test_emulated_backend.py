@@ -73,4 +73,11 @@ def test_an_explanation_shows_the_cuda_kernel():
     with effkern.backend("cuda_emulated"):
         layer = effkern.DepthwiseConv2d(8, 8, 3, padding=1)
         plan = effkern.explain(layer, torch.randn(1, 8, 5, 5)).plans["forward"]
+        half = effkern.DepthwiseConv2d(8, 8, 7, padding=3, dtype=torch.bfloat16)
+        image = torch.randn(1, 8, 9, 9, dtype=torch.bfloat16)
+        tensor_cores = effkern.explain(half, image).plans["forward"]
+        last = image.contiguous(memory_format=torch.channels_last)
+        fma = effkern.explain(half, last).plans["forward"]
     assert (plan.backend, plan.kernel) == ("cuda_emulated", "cuda_direct_contiguous")
+    assert tensor_cores.kernel == "cuda_toeplitz"
+    assert fma.kernel == "cuda_direct_channels_last"

@@ -94,13 +94,14 @@ def test_activation_far_from_zero(backend, activation):
 
 @all_dtypes
 @pytest.mark.parametrize("value", (torch.nan, torch.inf, -torch.inf))
+@pytest.mark.parametrize("kernel", (3, 7, 13))
 @all_activations
-def test_nan_and_infinity_are_not_lost(backend, activation, value, dtype):
-    input = torch.zeros(1, 9, 5, 21, dtype=dtype, device=backend.device)
-    input[0, 4, 2, 10] = value
-    weight = torch.ones(9, 1, 3, 3, dtype=dtype, device=backend.device)
-    actual = depthwise_conv2d(input, weight, padding=1, activation=activation)
-    wanted = reference(input, weight, padding=1, activation=activation)
+def test_nan_and_infinity_are_neither_lost_nor_spread(backend, activation, kernel, value, dtype):
+    input = torch.zeros(1, 9, 19, 37, dtype=dtype, device=backend.device)
+    input[0, 4, 9, 18] = value
+    weight = torch.ones(9, 1, kernel, kernel, dtype=dtype, device=backend.device)
+    actual = depthwise_conv2d(input, weight, padding=kernel // 2, activation=activation)
+    wanted = reference(input, weight, padding=kernel // 2, activation=activation)
     torch.testing.assert_close(actual, wanted, equal_nan=True, rtol=0, atol=0)
 
 

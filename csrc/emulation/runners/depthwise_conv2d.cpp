@@ -1,11 +1,11 @@
 // Runs the CUDA kernels of depthwise_conv2d on the emulator, without torch, against float64.
 //
-//     depthwise_conv2d [--cases smoke|edge|views|general|empty|layers|all] [--order ORDER]
+//     depthwise_conv2d [--cases smoke|edge|toeplitz|views|general|empty|layers|all] [--order ORDER]
 //     [--count]
 //
-// LIST is one of depthwise_conv2d_cases.h: smoke, edge, views, general, empty, layers, all,
-// counted. Prints one line per failure, or, with --count, one JSON object per problem and pass, and
-// then a summary; exits with 1 if there was a failure.
+// LIST is one of depthwise_conv2d_cases.h: smoke, edge, toeplitz, views, general, empty, layers,
+// all, counted. Prints one line per failure, or, with --count, one JSON object per problem and
+// pass, and then a summary; exits with 1 if there was a failure.
 #include <algorithm>
 #include <cstdio>
 #include <iostream>

@@ -111,6 +111,85 @@ void run_general() {
   }
 }
 
+// The Toeplitz kernels: every padding, alignment and way to fill a warp's 16 windows, from many
+// images of one window to several column tiles of one strip.
+void run_toeplitz(bool small) {
+  struct Size {
+    int64_t n, c, h, w;
+  };
+  const std::vector<Size> sizes =
+      small ? std::vector<Size>{{3, 2, 7, 7}, {1, 3, 14, 14}, {2, 1, 9, 40}}
+            : std::vector<Size>{{1, 1, 1, 1},   {2, 3, 2, 3},   {17, 2, 7, 7},   {9, 3, 14, 14},
+                                {1, 5, 14, 14}, {5, 2, 28, 28}, {1, 1, 28, 28},  {3, 3, 56, 56},
+                                {1, 2, 13, 17}, {2, 2, 33, 4},  {1, 1, 4, 33},   {2, 1, 19, 75},
+                                {1, 2, 9, 64},  {1, 1, 6, 132}, {1, 1, 40, 112}, {1, 1, 7, 264},
+                                {1, 1, 5, 131}, {1, 1, 120, 8}, {2, 5, 10, 38},  {1, 300, 3, 16}};
+  unsigned number = 1;
+  for (int64_t kernel : {5, 7, 9}) {
+    for (const Size& size : sizes) {
+      for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+        for (int pads = 0; pads < 3; ++pads) {
+          ++number;
+          if (small && number % 3) continue;
+          if (pads && size.h * size.w > 2000) continue;
+          auto p = square(dtype, Memory::kContiguous, size.n, size.c, size.h, size.w, kernel, 1,
+                          kernel / 2);
+          if (pads == 1) {
+            p.pad_left = number / 2 % kernel, p.pad_right = number / 3 % kernel;
+            p.pad_top = number / 5 % kernel, p.pad_bottom = number / 7 % kernel;
+          }
+          // Input gradients with a negative padding, and rows that meet only zeros.
+          if (pads == 2) p.pad_left = p.pad_top = kernel + number % 3, p.pad_bottom = 0;
+          vary(p, number);
+          const Memory memories[] = {Memory::kContiguous, Memory::kContiguous, Memory::kOffset,
+                                     Memory::kSliced, Memory::kExpanded};
+          const Memory input = memories[number % 5], output = memories[number / 2 % 4];
+          run({p, input, output}, number);
+        }
+      }
+    }
+  }
+}
+
+void run_toeplitz_large(bool small) {
+  struct Size {
+    int64_t n, c, h, w;
+  };
+  const std::vector<Size> sizes =
+      small ? std::vector<Size>{{3, 1, 7, 7}}
+            : std::vector<Size>{{1, 1, 1, 1},  {33, 1, 7, 7},  {5, 2, 14, 14}, {1, 1, 28, 28},
+                                {1, 1, 9, 75}, {1, 1, 5, 140}, {1, 20, 4, 3},  {1, 1, 65, 8}};
+  const std::pair<int64_t, int64_t> kernels[] = {{13, 13}, {31, 31}, {51, 51}, {51, 5},
+                                                 {5, 51},  {1, 11},  {11, 1},  {4, 6},
+                                                 {3, 17},  {57, 57}, {27, 33}, {10, 2}};
+  unsigned number = 1;
+  for (const auto& [kernel_h, kernel_w] : kernels) {
+    for (const Size& size : sizes) {
+      for (int pads = 0; pads < 2; ++pads) {
+        ++number;
+        // The largest kernels take long here, and differ little.
+        if (small && pads) continue;
+        const int64_t taps = kernel_h * kernel_w;
+        if (taps > 300 && (number % 3 || taps * size.n * size.c * size.h * size.w > 1000000)) {
+          continue;
+        }
+        auto p = square(number % 2 ? DType::kFloat16 : DType::kBFloat16, Memory::kContiguous,
+                        size.n, size.c, size.h, size.w, 1, 1, 0);
+        p.kernel_h = kernel_h, p.kernel_w = kernel_w;
+        p.pad_top = p.pad_bottom = kernel_h / 2, p.pad_left = p.pad_right = kernel_w / 2;
+        if (pads == 1) {
+          p.pad_left = number % (kernel_w + 3), p.pad_right = kernel_w - 1;
+          p.pad_top = number % (kernel_h + 3), p.pad_bottom = kernel_h - 1;
+        }
+        vary(p, number);
+        const Memory memories[] = {Memory::kContiguous, Memory::kContiguous, Memory::kOffset,
+                                   Memory::kSliced};
+        run({p, memories[number % 4], memories[number / 2 % 4]}, number);
+      }
+    }
+  }
+}
+
 void run_empty() {
   for (DType dtype : kAllTypes) {
     for (Memory memory : kDense) {
@@ -144,6 +223,8 @@ void run_layers() {
 // Every kernel family once or more, in seconds under a sanitizer.
 void run_smoke() {
   run_edge(true);
+  run_toeplitz(true);
+  run_toeplitz_large(true);
   for (const auto& [input, output] : {std::pair(Memory::kSliced, Memory::kSliced),
                                       std::pair(Memory::kPermuted, Memory::kOffset)}) {
     auto p = square(DType::kFloat32, input, 2, 3, 6, 9, 3, 1, 1);
@@ -167,10 +248,11 @@ bool run_cases(const std::string& name) {
   if (name == "counted") return run_counted(), true;
   if (name == "smoke") return run_smoke(), true;
   if (all || name == "edge") run_edge(false);
+  if (all || name == "toeplitz") run_toeplitz(false), run_toeplitz_large(false);
   if (all || name == "views") run_views();
   if (all || name == "general") run_general();
   if (all || name == "empty") run_empty();
   if (all || name == "layers") run_layers();
-  const char* lists[] = {"all", "edge", "views", "general", "empty", "layers"};
+  const char* lists[] = {"all", "edge", "toeplitz", "views", "general", "empty", "layers"};
   return std::find(std::begin(lists), std::end(lists), name) != std::end(lists);
 }

@@ -1,0 +1,89 @@
+// Launch of the Toeplitz kernels, where they take the tensors.
+#pragma once
+
+#include <type_traits>
+
+#include "depthwise_conv2d/depthwise_conv2d_toeplitz_tiling.cuh"
+
+namespace effkern {
+
+template <typename T, typename Epilogue>
+inline constexpr bool has_toeplitz_kernels =
+    sizeof(T) == 2 && std::is_same_v<Epilogue, BiasActivation<T>>;
+
+namespace detail {
+
+// Rows and images lie so far apart that an int is enough.
+template <typename T>
+bool has_int_strides(const Image4<T>& image) {
+  return image.strides.w == 1 && image.strides.n <= kMaxInt &&
+         image.height * image.strides.h <= kMaxInt;
+}
+
+template <typename T>
+int widest_row_vector(const Image4<T>& image) {
+  for (int elements : {8, 4, 2}) {
+    if (image.has_row_vectors(elements)) return elements;
+  }
+  return 1;
+}
+
+template <typename T, typename Epilogue, int kKernel>
+bool launch_toeplitz(const DepthwiseImages<T>& images, int load_width, int store_width,
+                     const Epilogue& epilogue, cudaStream_t stream, cudaError_t* error) {
+  ToeplitzTiles tiles;
+  if (!tile_toeplitz(images, kKernel, load_width, store_width, &tiles)) return false;
+  const int64_t bytes = tiles.warps * toeplitz_warp_bytes(tiles, 2 * kKernel * kTapPitch<2>);
+  *error = launch_kernel(depthwise_conv2d_toeplitz_kernel<T, kKernel, Epilogue>,
+                         dim3(unsigned(ceil_div(tiles.jobs, tiles.warps))),
+                         dim3(unsigned(32 * tiles.warps)), size_t(bytes), stream, images, tiles,
+                         epilogue);
+  return true;
+}
+
+template <typename T, typename Epilogue, int kHalves>
+bool launch_toeplitz_large(const DepthwiseImages<T>& images, int kernel_h, int kernel_w,
+                           int load_width, int store_width, const Epilogue& epilogue,
+                           cudaStream_t stream, cudaError_t* error) {
+  ToeplitzTiles tiles;
+  if (!tile_toeplitz_large(images, kernel_h, kernel_w, kHalves, load_width, store_width, &tiles)) {
+    return false;
+  }
+  *error = launch_kernel(depthwise_conv2d_toeplitz_large_kernel<T, kHalves, Epilogue>,
+                         dim3(unsigned(tiles.jobs)), dim3(32 * kToeplitzWarps),
+                         size_t(toeplitz_large_bytes(tiles, kernel_h, kHalves)), stream, images,
+                         tiles, kernel_h, kernel_w, epilogue);
+  return true;
+}
+
+// False if the kernels do not take these tensors, or the device has no such instructions; nothing
+// was launched then.
+template <typename T, typename Epilogue>
+bool launch_toeplitz(const DepthwiseImages<T>& images, int kernel_h, int kernel_w,
+                     const Image4<const T>& from, const Image4<T>& to, const Epilogue& epilogue,
+                     cudaStream_t stream, cudaError_t* error) {
+  if (!has_int_strides(from) || !has_int_strides(to) || !device_has_capability(80)) return false;
+  const int load = widest_row_vector(from), store = widest_row_vector(to);
+  if (kernel_h == kernel_w) {
+    switch (kernel_h) {
+      case 5:
+        return launch_toeplitz<T, Epilogue, 5>(images, load, store, epilogue, stream, error);
+      case 7:
+        return launch_toeplitz<T, Epilogue, 7>(images, load, store, epilogue, stream, error);
+      case 9:
+        return launch_toeplitz<T, Epilogue, 9>(images, load, store, epilogue, stream, error);
+    }
+  }
+  const auto launch_large = [&](auto halves) {
+    return launch_toeplitz_large<T, Epilogue, decltype(halves)::value>(
+        images, kernel_h, kernel_w, load, store, epilogue, stream, error);
+  };
+  // 8 outputs meet kernel_w + 7 columns.
+  if (kernel_w <= 9) return launch_large(std::integral_constant<int, 2>());
+  if (kernel_w <= 17) return launch_large(std::integral_constant<int, 3>());
+  if (kernel_w <= 33) return launch_large(std::integral_constant<int, 5>());
+  return launch_large(std::integral_constant<int, 8>());
+}
+
+}  // namespace detail
+}  // namespace effkern
