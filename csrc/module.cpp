@@ -31,6 +31,7 @@ constexpr const char* kPasses[] = {"forward", "grad_input", "grad_weight"};
 constexpr const char* kDTypes[] = {"float64", "float32", "float16", "bfloat16"};
 constexpr const char* kDevices[] = {"cpu", "cuda"};
 constexpr const char* kLayouts[] = {"contiguous", "channels_last", "strided"};
+constexpr const char* kSums[] = {"none", "channel", "spatial"};
 constexpr const char* kIsas[] = {"baseline", "avx2", "avx512"};
 constexpr const char* kBackends[] = {
     "auto", "cpu", "cuda", "triton", "torch", "cuda_emulated", "triton_interpreted"};
@@ -42,14 +43,12 @@ CpuIsa running_isa() {
   return isa;
 }
 
-DepthwiseConv2dProblem make_problem(const std::string& pass, const std::string& dtype,
-                                    const std::string& device, const std::string& layout,
-                                    int64_t batch, int64_t in_channels, int64_t height,
-                                    int64_t width, int64_t out_channels, int64_t kernel_h,
-                                    int64_t kernel_w, int64_t stride_h, int64_t stride_w,
-                                    int64_t pad_top, int64_t pad_bottom, int64_t pad_left,
-                                    int64_t pad_right, int64_t dilation_h, int64_t dilation_w,
-                                    bool has_bias, int activation) {
+DepthwiseConv2dProblem make_problem(
+    const std::string& pass, const std::string& dtype, const std::string& device,
+    const std::string& layout, int64_t batch, int64_t in_channels, int64_t height, int64_t width,
+    int64_t out_channels, int64_t kernel_h, int64_t kernel_w, int64_t stride_h, int64_t stride_w,
+    int64_t pad_top, int64_t pad_bottom, int64_t pad_left, int64_t pad_right, int64_t dilation_h,
+    int64_t dilation_w, bool has_bias, int activation, bool has_prologue, const std::string& sums) {
   DepthwiseConv2dProblem p;
   p.pass = parse<Pass>("pass_", pass, kPasses);
   p.dtype = parse<DType>("dtype", dtype, kDTypes);
@@ -75,6 +74,8 @@ DepthwiseConv2dProblem make_problem(const std::string& pass, const std::string& 
     throw py::value_error("activation: wanted 0 to 6, got " + std::to_string(activation));
   }
   p.activation = static_cast<Activation>(activation);
+  p.has_prologue = has_prologue;
+  p.sums = parse<Sums>("sums", sums, kSums);
   const int64_t positive[] = {in_channels, height,   width,      kernel_h,  kernel_w,
                               stride_h,    stride_w, dilation_h, dilation_w};
   const int64_t counts[] = {batch, pad_top, pad_bottom, pad_left, pad_right};
@@ -132,7 +133,8 @@ void bind_problem(py::module_& m) {
            py::arg("kernel_w"), py::arg("stride_h") = 1, py::arg("stride_w") = 1,
            py::arg("pad_top") = 0, py::arg("pad_bottom") = 0, py::arg("pad_left") = 0,
            py::arg("pad_right") = 0, py::arg("dilation_h") = 1, py::arg("dilation_w") = 1,
-           py::arg("has_bias") = false, py::arg("activation") = 0)
+           py::arg("has_bias") = false, py::arg("activation") = 0, py::arg("has_prologue") = false,
+           py::arg("sums") = "none")
       .def_property_readonly("pass_", [](const P& p) { return kPasses[static_cast<int>(p.pass)]; })
       .def_property_readonly("dtype", [](const P& p) { return kDTypes[static_cast<int>(p.dtype)]; })
       .def_property_readonly("device",
@@ -157,6 +159,8 @@ void bind_problem(py::module_& m) {
       .def_readonly("has_bias", &P::has_bias)
       .def_property_readonly("activation",
                              [](const P& p) { return static_cast<int>(p.activation); })
+      .def_readonly("has_prologue", &P::has_prologue)
+      .def_property_readonly("sums", [](const P& p) { return kSums[static_cast<int>(p.sums)]; })
       .def_property_readonly("out_h", &P::out_height)
       .def_property_readonly("out_w", &P::out_width)
       .def_property_readonly("flops", &valid_flops, "On real pixels, two per multiply-add.")

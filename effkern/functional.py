@@ -1,5 +1,6 @@
 """The functional forms of effkern's operators."""
 
 from .ops.depthwise_conv2d import depthwise_conv2d
+from .ops.depthwise_conv2d.fused import depthwise_conv2d_fused
 
-__all__ = ["depthwise_conv2d"]
+__all__ = ["depthwise_conv2d", "depthwise_conv2d_fused"]

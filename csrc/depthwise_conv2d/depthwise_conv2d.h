@@ -23,6 +23,12 @@ enum class Activation : int {
 };
 inline constexpr int kNumActivations = 7;
 
+// Sums of the forward's output, of each channel with those of the squares, or of each image and
+// channel. Values are part of the fused operator's schema; effkern/ops/depthwise_conv2d/fused.py
+// holds the same table.
+enum class Sums : int { kNone = 0, kChannel = 1, kSpatial = 2 };
+inline constexpr int kNumSums = 3;
+
 // Values are part of the operators' schemas; effkern/registry.py holds the same table.
 enum class Backend : int {
   kAuto = 0,
@@ -55,7 +61,14 @@ struct DepthwiseConv2dProblem {
   int64_t dilation_h = 1, dilation_w = 1;
   bool has_bias = false;
   Activation activation = Activation::kNone;
+  // Forward on CPU: the convolution is that of input_activation(scale * input + shift), whose
+  // borders are zeros all the same.
+  bool has_prologue = false;
+  Activation input_activation = Activation::kNone;
+  Sums sums = Sums::kNone;
 
+  // Sums and sums of squares.
+  int64_t moments() const { return sums == Sums::kChannel ? 2 : sums == Sums::kSpatial ? 1 : 0; }
   int64_t multiplier() const { return in_channels > 0 ? out_channels / in_channels : 1; }
   int64_t taps() const { return kernel_h * kernel_w; }
   int64_t out_height() const {

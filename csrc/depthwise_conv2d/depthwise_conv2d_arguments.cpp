@@ -3,7 +3,6 @@
 #include <algorithm>
 
 namespace effkern {
-namespace {
 
 const char* dtype_name(int32_t dtype) {
   struct Name {
@@ -22,6 +21,8 @@ const char* dtype_name(int32_t dtype) {
   }
   return "another dtype";
 }
+
+namespace {
 
 const char* device_name(int32_t device_type) {
   return device_type == aoti_torch_device_type_cpu()    ? "cpu"

@@ -8,6 +8,9 @@
 
 namespace effkern {
 
+// As torch calls it, for messages.
+const char* dtype_name(int32_t dtype);
+
 // The integers that every operator of this family takes, in the schema's order.
 struct Geometry {
   int64_t stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w;

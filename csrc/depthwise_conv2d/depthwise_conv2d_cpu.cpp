@@ -15,6 +15,8 @@ constexpr double kGrainNanoseconds = 5000.0;
 // Rough single-thread rates, only to compare work with the grain.
 constexpr double kFlopsPerNanosecond = 30.0;
 constexpr double kBytesPerNanosecond = 10.0;
+// The same in additions of partial sums.
+constexpr int64_t kGrainAdditions = 8192;
 
 // Memory that a thread keeps between calls: a fresh block of this size would page-fault each time.
 class Scratch {
@@ -103,6 +105,37 @@ struct AxisTaps {
   }
 };
 
+// Adds up the sums of the row blocks, always in the same order: of each image first.
+template <class A>
+void reduce_sums(const DepthwiseConv2dProblem& p, const StencilTask& task, int64_t blocks,
+                 const StencilHooks& hooks, Parallel parallel) {
+  A* const outputs[] = {static_cast<A*>(hooks.sum), static_cast<A*>(hooks.sum_of_squares)};
+  const int64_t channels = p.out_channels, moments = task.moments;
+  const auto body = [&](int64_t begin, int64_t end) {
+    for (int64_t moment = 0; moment < moments; ++moment) {
+      for (int64_t c = begin; c < end; ++c) {
+        double total = 0;
+        for (int64_t n = 0; n < p.batch; ++n) {
+          double image = 0;
+          for (int64_t block = 0; block < blocks; ++block) {
+            image += task.sums[((n * blocks + block) * moments + moment) * channels + c];
+          }
+          total += image;
+          if (p.sums == Sums::kSpatial) outputs[0][n * channels + c] = static_cast<A>(image);
+        }
+        if (p.sums == Sums::kChannel) outputs[moment][c] = static_cast<A>(total);
+      }
+    }
+  };
+  const int64_t additions = p.batch * blocks * moments;
+  parallel.run(
+      channels, kGrainAdditions / additions + 1,
+      [](int64_t begin, int64_t end, void* context) {
+        (*static_cast<decltype(&body)>(context))(begin, end);
+      },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
 }  // namespace
 
 const CpuKernels& cpu_kernels(CpuIsa isa) {
@@ -115,7 +148,7 @@ const CpuKernels& cpu_kernels(CpuIsa isa) {
 }
 
 bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan, CpuIsa isa,
-                 const StencilTensors& tensors, Parallel parallel) {
+                 const StencilTensors& tensors, Parallel parallel, const StencilHooks& hooks) {
   const Strides4 &from = tensors.source_strides, &to = tensors.output_strides;
   if ((plan.kernel == Kernel::kCpuDirectChannels && (tensors.grad || from.c != 1 || to.c != 1)) ||
       (plan.kernel == Kernel::kCpuDirectRows && (tensors.grad || from.w != 1 || to.w != 1))) {
@@ -123,7 +156,7 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
     DepthwiseConv2dProblem other = p;
     other.layout = Layout::kStrided;
     return stencil_cpu(other, plan_depthwise_conv2d(other, plan.backend, isa), isa, tensors,
-                       parallel);
+                       parallel, hooks);
   }
   const bool gradient = p.pass == Pass::kGradInput;
   const AxisTaps rows(p.pass, p.height, p.out_height(), p.kernel_h, p.stride_h, p.pad_top,
@@ -154,6 +187,13 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
   task.bias = tensors.bias;
   task.bias_stride = tensors.bias_stride;
   task.activation = gradient ? Activation::kNone : p.activation;
+  task.has_prologue = p.has_prologue;
+  task.source_activation = p.input_activation;
+  task.scale = hooks.scale;
+  task.scale_stride = hooks.scale_stride;
+  task.shift = hooks.shift;
+  task.shift_stride = hooks.shift_stride;
+  task.moments = p.moments();
   task.grad = tensors.grad;
   task.grad_strides = tensors.grad_strides;
   task.output = tensors.output;
@@ -191,10 +231,21 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
   task.pad_top = p.pad_top;
   task.pad_left = p.pad_left;
 
+  // Sized by the plan; written in full before it is read.
+  void* workspace = plan.workspace ? std::malloc(static_cast<size_t>(plan.workspace)) : nullptr;
+  if (plan.workspace && !workspace) return false;
+  task.sums = static_cast<double*>(workspace);
   const CpuKernels& kernels = cpu_kernels(isa);
-  return run_units(plan, parallel, [&](int64_t begin, int64_t end, void* scratch) {
+  const bool done = run_units(plan, parallel, [&](int64_t begin, int64_t end, void* scratch) {
     kernels.stencil(task, p.dtype, begin, end, scratch);
   });
+  if (done && workspace) {
+    const int64_t blocks = (p.out_height() + plan.block_rows - 1) / plan.block_rows;
+    p.dtype == DType::kFloat64 ? reduce_sums<double>(p, task, blocks, hooks, parallel)
+                               : reduce_sums<float>(p, task, blocks, hooks, parallel);
+  }
+  std::free(workspace);
+  return done;
 }
 
 bool weight_grad_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan, CpuIsa isa,

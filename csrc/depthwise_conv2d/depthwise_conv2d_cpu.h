@@ -47,6 +47,16 @@ struct StencilTask {
   const void* bias;
   int64_t bias_stride;
   Activation activation;
+  // Forward, packed kernels: packed is source_activation(scale * source + shift), with null or one
+  // number of the accumulation type per channel of the source.
+  bool has_prologue;
+  Activation source_activation;
+  const void *scale, *shift;
+  int64_t scale_stride, shift_stride;
+  // Forward: null, or [batch][row blocks][moments][channels], the sums of the output and those of
+  // its squares.
+  double* sums;
+  int64_t moments;
   // Null, or the gradient that multiplies the derivative of the activation.
   const void* grad;
   Strides4 grad_strides;
@@ -121,7 +131,6 @@ struct Parallel {
   void (*run)(int64_t count, int64_t grain, void (*body)(int64_t, int64_t, void*), void* context);
 };
 
-// All return false if scratch memory could not be allocated.
 struct StencilTensors {
   const void* source;
   Strides4 source_strides;
@@ -135,10 +144,19 @@ struct StencilTensors {
   Strides4 output_strides;
 };
 
+// What the fused forward has besides, all in the accumulation type; null where the problem has it
+// not. The sums have no gaps, `sum` is (out_channels), or (batch, out_channels) for Sums::kSpatial.
+struct StencilHooks {
+  const void *scale = nullptr, *shift = nullptr;
+  int64_t scale_stride = 0, shift_stride = 0;
+  void *sum = nullptr, *sum_of_squares = nullptr;
+};
+
+// Both drivers return false if scratch memory could not be allocated.
 // problem.pass says which: kForward (with `grad` set: grad * activation'(forward)) or kGradInput
 // (source is grad_output, output is grad_input).
 bool stencil_cpu(const DepthwiseConv2dProblem& problem, const DepthwiseConv2dPlan& plan, CpuIsa isa,
-                 const StencilTensors& tensors, Parallel parallel);
+                 const StencilTensors& tensors, Parallel parallel, const StencilHooks& hooks = {});
 
 struct WeightGradTensors {
   const void* input;

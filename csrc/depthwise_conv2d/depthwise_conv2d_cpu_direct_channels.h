@@ -230,7 +230,7 @@ class DirectChannels {
 
  public:
   DirectChannels(const StencilTask& task, void* scratch)
-      : t_(task), weights_(static_cast<A*>(scratch)) {
+      : t_(task), sums_(task), weights_(static_cast<A*>(scratch)) {
     args_.epilogue = DirectEpilogue<A>::of(t_.activation);
     args_.source_row = t_.source_strides.h;
     args_.source_col = t_.source_strides.w;
@@ -245,6 +245,7 @@ class DirectChannels {
                            pack(channel, channel + count);
                            args_.channels = count;
                            args_.weights = weights_ + channel * (K * K + 1);
+                           sums_.start(n, block, channel, count);
                            run_block(n, channel, block * rows);
                          });
   }
@@ -289,10 +290,12 @@ class DirectChannels {
         const auto kind = static_cast<int>(footprint(args_, rows));
         kDirectTiles<T, K, S>.run[two][kind](args_);
       }
+      sums_.add(row, two ? 2 : 1, 0, t_.cols.out_size);
     }
   }
 
   const StencilTask& t_;
+  OutputSums<T> sums_;
   A* weights_;
   PackedChannels packed_;
   DirectArgs<T> args_;

@@ -159,7 +159,7 @@ class DirectRows {
   static constexpr bool kWide = sizeof(T) == sizeof(float);
 
  public:
-  DirectRows(const StencilTask& task, void* scratch) : t_(task) {
+  DirectRows(const StencilTask& task, void* scratch) : t_(task), sums_(task) {
     const int64_t width = t_.cols.source_size, out_width = t_.cols.out_size;
     pad_ = -t_.cols.min_distance;
     pitch_ = direct_rows_pitch(width, out_width, pad_, K, S, L);
@@ -189,6 +189,7 @@ class DirectRows {
     for (int64_t unit = begin; unit < end; ++unit) {
       if (packed != channel) pack_weights<T, false>(t_, channel, 1, K * K, weights_, &args_.bias);
       packed = channel;
+      sums_.start(n, block, channel, 1);
       run_block(n, channel, block * t_.plan.block_rows);
       if (++block == blocks) block = 0, ++channel;
       if (channel == t_.channels) channel = 0, ++n;
@@ -220,6 +221,7 @@ class DirectRows {
         kDirectRowsTiles<K, S>.run[rows - 1](args_);
         store_rows(out + row * o.h, rows);
       }
+      sums_.add(row, rows, 0, args_.out_width);
       row += rows;
     }
   }
@@ -247,6 +249,7 @@ class DirectRows {
   }
 
   const StencilTask& t_;
+  OutputSums<T> sums_;
   float *weights_, *zeros_, *widened_, *finished_;
   int64_t pad_, pitch_, next_;
   Vector<float>::mask masks_[kMaskedStrips * kRowsMasks];

@@ -8,7 +8,10 @@
 #include "depthwise_conv2d/depthwise_conv2d_cpu_pack.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_tile.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_weights.h"
-// After the packing of weights.
+// After the packing of the source.
+#include "depthwise_conv2d/depthwise_conv2d_cpu_prologue.h"
+#include "depthwise_conv2d/depthwise_conv2d_cpu_sums.h"
+// After the packing of weights, and the sums.
 #if EFFKERN_VECTOR > 16
 #include "depthwise_conv2d/depthwise_conv2d_cpu_direct_channels.h"
 // After the channels.

@@ -11,7 +11,7 @@ class Stencil {
   static constexpr int E = kChannels ? L : 1;
 
  public:
-  Stencil(const StencilTask& task, void* scratch) : t_(task) {
+  Stencil(const StencilTask& task, void* scratch) : t_(task), sums_(task) {
     taps_ = t_.pair_begin[t_.rows.phases * t_.cols.phases];
     const int64_t subs = ceil_div(t_.plan.block_channels, E);
     weights_ = static_cast<A*>(scratch);
@@ -51,9 +51,11 @@ class Stencil {
         }
         packed_channel = first;
       }
+      sums_.start(n, block, first, count);
       const int64_t cols = max_count(t_.cols);
       for (int64_t col = 0; col < cols; col += t_.plan.block_cols) {
         run_block(n, first, count, block * t_.plan.block_rows, col);
+        sums_.add(block * t_.plan.block_rows, t_.plan.block_rows, col, t_.plan.block_cols);
       }
       if (innermost) {
         if (++group == groups) group = 0, ++block;
@@ -86,6 +88,12 @@ class Stencil {
             [=](int64_t c) { return floor_div(c, divide) * planes + m; }, block);
       } else {
         pack_rows<T>(dst, image + (floor_div(channel, divide) * planes + m) * s.c, block);
+      }
+    }
+    if (t_.has_prologue) {
+      for (int64_t sub = 0; sub * E < count; ++sub) {
+        const int64_t first = channel + sub * E;
+        apply_prologue<A, E>(t_, packed_ + sub * t_.plane, first, lanes_of(first), block);
       }
     }
   }
@@ -322,6 +330,7 @@ class Stencil {
   }
 
   const StencilTask& t_;
+  OutputSums<T> sums_;
   int64_t taps_;
   int64_t packed_count_ = 0;
   PackBlock packed_block_{};

@@ -12,15 +12,14 @@
 namespace effkern {
 namespace {
 
-constexpr char kForward[] = "effkern.depthwise_conv2d";
-constexpr char kBackward[] = "effkern.depthwise_conv2d_backward";
-constexpr char kActivationBackward[] = "effkern.depthwise_conv2d_activation_backward";
-
 void run_parallel(int64_t count, int64_t grain, void (*body)(int64_t, int64_t, void*),
                   void* context) {
   EFFKERN_SHIM(torch_parallel_for(0, count, grain, body, context));
 }
-constexpr Parallel kParallel{&run_parallel};
+
+}  // namespace
+
+const Parallel kParallel{&run_parallel};
 
 CpuIsa cpu_isa() {
   static const char* error;
@@ -38,6 +37,12 @@ Tensor output_like(const TensorView& input, const TensorView& weight,
   return empty(input, {p.batch, p.out_channels, p.out_height(), p.out_width()},
                input.is_channels_last() || weight.is_channels_last());
 }
+
+namespace {
+
+constexpr char kForward[] = "effkern.depthwise_conv2d";
+constexpr char kBackward[] = "effkern.depthwise_conv2d_backward";
+constexpr char kActivationBackward[] = "effkern.depthwise_conv2d_activation_backward";
 
 // Forward and grad * activation'(forward).
 Tensor run_forward(const char* op, const Tensor* grad, const Tensor& input, const Tensor& weight,

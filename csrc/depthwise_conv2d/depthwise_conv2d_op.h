@@ -1,5 +1,5 @@
-// What the operators need besides the CPU kernels: the CUDA kernels on torch's current stream, and
-// torch's own convolution where the plan prefers it.
+// What the operators have in common, and need besides the CPU kernels: the CUDA kernels on torch's
+// current stream, and torch's own convolution where the plan prefers it.
 #pragma once
 
 #include <tuple>
@@ -8,6 +8,14 @@
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
 
 namespace effkern {
+
+// depthwise_conv2d_op.cpp. Torch's threads; the instruction set, read from EFFKERN_CPU once; throws
+// if a driver returned false; a fresh output in the format that torch's convolution would give.
+extern const Parallel kParallel;
+CpuIsa cpu_isa();
+void check_memory(const char* op, bool done);
+Tensor output_like(const TensorView& input, const TensorView& weight,
+                   const DepthwiseConv2dProblem& problem);
 
 // depthwise_conv2d_cuda_op.cpp. All work is enqueued on the current stream of the input's device;
 // a library without CUDA kernels has these too, they throw.

@@ -21,6 +21,9 @@ constexpr int64_t kMinImageBlocks = 6;
 // Past this the tensors do not fit the L2 caches: whole pixels are read at a time, for the
 // prefetchers' and the TLB's sake, though the weights are packed again for each block.
 constexpr int64_t kLargeBytes = 2 * 1024 * 1024;
+// Bytes of a partial sum and of that of the squares, and at least so much of the output for each.
+constexpr int64_t kMomentBytes = 8;
+constexpr int64_t kBytesPerMoment = 128;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -65,6 +68,12 @@ int64_t vector_bytes(CpuIsa isa) {
   return isa == CpuIsa::kAvx512 ? 64 : isa == CpuIsa::kAvx2 ? 32 : 16;
 }
 
+// Partial sums of the output, one of each block of rows, which one thread computes.
+int64_t sums_workspace(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan) {
+  return p.batch * ceil_div(p.out_height(), plan.block_rows) * p.moments() * p.out_channels *
+         kMomentBytes;
+}
+
 // Channels per work unit: a cache line of them where they are adjacent, so that each line is
 // fetched once.
 int unit_channels(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan) {
@@ -99,6 +108,7 @@ void plan_stencil(const DepthwiseConv2dProblem& p, int64_t accumulator, Depthwis
   plan->block_rows = choose_block_rows(row_count, rows.step, span,
                                        row_bytes + stage_bytes / rows.step, groups * p.batch);
   plan->grid = groups * p.batch * ceil_div(row_count, plan->block_rows);
+  plan->workspace = sums_workspace(p, *plan);
   plan->channels_innermost = plan->kernel == Kernel::kCpuChannels && plan->bytes > kLargeBytes;
   const int64_t columns = channels ? plan->block_cols : ceil_div(plan->block_cols, lanes);
   plan->tile_cols = static_cast<int>(ceil_div(columns, ceil_div(columns, kTileColsBound)));
@@ -146,8 +156,9 @@ void plan_weight_grad(const DepthwiseConv2dProblem& p, int64_t accumulator,
 
 // What the direct kernels have in common.
 bool fits_direct_kernels(const DepthwiseConv2dProblem& p, CpuIsa isa) {
-  // The baseline has them not: it would double the time to compile it.
-  if (isa == CpuIsa::kBaseline) return false;
+  // The baseline has them not: it would double the time to compile it. What is not packed would
+  // pass through the prologue once for each tap.
+  if (isa == CpuIsa::kBaseline || p.has_prologue) return false;
   const bool square = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w;
   const bool known = p.kernel_h == 3 || p.kernel_h == 5 || (p.kernel_h == 7 && p.stride_h == 1);
   // A packed pixel serves the 49 taps of a weight gradient from the L1 cache.
@@ -195,6 +206,7 @@ void plan_direct_rows(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan
   const int64_t wanted = ceil_div(kMinUnits, planes);
   plan->block_rows = std::min(rows, std::max<int64_t>(plan->tile_rows, ceil_div(rows, wanted)));
   plan->grid = planes * ceil_div(rows, plan->block_rows);
+  plan->workspace = sums_workspace(p, *plan);
   const int64_t width = gradient ? p.out_width() : p.width;
   const int64_t out_width = gradient ? p.width : p.out_width();
   const int64_t pitch = direct_rows_pitch(width, out_width, -col_axis(p).min_distance, p.kernel_w,
@@ -215,6 +227,11 @@ void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* 
   plan->tile_rows = 2;
   plan->tile_cols = kDirectCols;
   plan->block_rows = 2;
+  if (p.moments()) {
+    const int64_t wanted =
+        ceil_div(p.moments() * kBytesPerMoment, p.out_width() * element_size(p.dtype));
+    plan->block_rows = (std::clamp<int64_t>(wanted, 1, rows) + 1) / 2 * 2;
+  }
   const int64_t blocks = p.batch * ceil_div(rows, plan->block_rows);
   // The prefetchers like long runs of channels; on small images a thread packs the weights of its
   // groups only.
@@ -224,6 +241,7 @@ void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* 
   plan->block_channels = static_cast<int>(group * lanes);
   // Channels that do not fill a vector go with the last group.
   plan->grid = ceil_div(vectors, group) * blocks;
+  plan->workspace = sums_workspace(p, *plan);
   plan->scratch_per_thread = (vectors + 1) * (p.taps() + 1) * lanes * 4;
 }
 
@@ -323,6 +341,10 @@ DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPla
     plan_weight_grad(p, accumulator, &plan);
   } else {
     plan_stencil(p, accumulator, &plan);
+  }
+  if (p.has_prologue) {
+    plan.reason = "each element passes through the prologue once, as it is packed";
+    return plan;
   }
   plan.reason = channels     ? "channels are adjacent in memory: a lane is a channel"
                 : transposed ? "planes are transposed on their way: a lane is a channel"
@@ -441,46 +463,6 @@ bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
                      p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1 &&
                      p.multiplier() == 1;
   return half && known && fits_int(p);
-}
-
-const char* kernel_name(Kernel kernel) {
-  switch (kernel) {
-    case Kernel::kEmpty:
-      return "empty";
-    case Kernel::kCpuDirectChannels:
-      return "cpu_direct_channels";
-    case Kernel::kCpuDirectRows:
-      return "cpu_direct_rows";
-    case Kernel::kCpuChannels:
-      return "cpu_channels";
-    case Kernel::kCpuTransposed:
-      return "cpu_transposed";
-    case Kernel::kCpuRows:
-      return "cpu_rows";
-    case Kernel::kCudaDirectChannelsLast:
-      return "cuda_direct_channels_last";
-    case Kernel::kCudaDirectContiguous:
-      return "cuda_direct_contiguous";
-    case Kernel::kCudaDirectStrided:
-      return "cuda_direct_strided";
-    case Kernel::kCudaToeplitz:
-      return "cuda_toeplitz";
-    case Kernel::kCudaWeightGradChannelsLast:
-      return "cuda_weight_grad_channels_last";
-    case Kernel::kCudaWeightGradContiguous:
-      return "cuda_weight_grad_contiguous";
-    case Kernel::kCudaWeightGradStrided:
-      return "cuda_weight_grad_strided";
-    case Kernel::kTorch:
-      return "aten::convolution";
-  }
-  return "?";
-}
-
-const char* backend_name(Backend backend) {
-  static constexpr const char* kNames[kNumBackends] = {
-      "auto", "cpu", "cuda", "triton", "torch", "cuda_emulated", "triton_interpreted"};
-  return kNames[static_cast<int>(backend)];
 }
 
 }  // namespace effkern

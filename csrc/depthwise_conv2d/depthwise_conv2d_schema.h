@@ -1,4 +1,5 @@
-// The schemas of the three operators and of their twins, the same for every library that has them.
+// The schemas of the operators and of their twins; three are the same for every library that has
+// them.
 #pragma once
 
 #include "common/checks.h"
@@ -19,6 +20,13 @@
 #define EFFKERN_FORWARD_SCHEMA                                                           \
   "depthwise_conv2d(Tensor input, Tensor weight, Tensor? bias, " EFFKERN_GEOMETRY_SCHEMA \
   ", int activation, int backend) -> Tensor"
+// On CPU only. `sum` is (C * M,), (N, C * M) or empty, in the accumulation type, as
+// `sum_of_squares`, the scale and the shift are.
+#define EFFKERN_FUSED_SCHEMA                                                                  \
+  "depthwise_conv2d_fused(Tensor input, Tensor weight, Tensor? bias, Tensor? input_scale, "   \
+  "Tensor? input_shift, " EFFKERN_GEOMETRY_SCHEMA                                             \
+  ", int activation, int input_activation, int sums, int backend) -> (Tensor output, Tensor " \
+  "sum, Tensor sum_of_squares)"
 #define EFFKERN_ACTIVATION_BACKWARD_SCHEMA                                                 \
   "depthwise_conv2d_activation_backward(Tensor grad_output, Tensor input, Tensor weight, " \
   "Tensor? bias, " EFFKERN_GEOMETRY_SCHEMA ", int activation, int backend) -> Tensor"

@@ -107,6 +107,74 @@ void check(const char* pass, const std::string& problem, DType dtype, double got
   std::printf("FAILED %s of %s: wanted %g, got %g\n", pass, problem.c_str(), sum.value, got);
 }
 
+// The forward with a prologue and sums.
+void run_hooks(DepthwiseConv2dProblem p, CpuIsa isa, std::mt19937& random, const std::string& name,
+               const Tensor& x, const Tensor& w, const Tensor& bias) {
+  p.pass = Pass::kForward;
+  p.has_bias = true;
+  p.has_prologue = random() % 2;
+  // Exact, unlike the others.
+  if (p.has_prologue && random() % 2) p.input_activation = Activation::kReLU;
+  p.sums = static_cast<Sums>(random() % kNumSums);
+  const DType wide = p.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+  const bool channels_last = p.layout == Layout::kChannelsLast;
+  const bool spatial = p.sums == Sums::kSpatial;
+  Tensor y(p.dtype, channels_last, p.batch, p.out_channels, p.out_height(), p.out_width());
+  Tensor scale(wide, false, 1, p.in_channels, 1, 1), shift(wide, false, 1, p.in_channels, 1, 1);
+  Tensor sum(wide, false, spatial ? p.batch : 1, p.out_channels, 1, 1);
+  Tensor squares(wide, false, 1, p.out_channels, 1, 1);
+  scale.fill(random);
+  shift.fill(random);
+  StencilTensors tensors{};
+  tensors.source = x.data.get(), tensors.source_strides = x.strides;
+  tensors.weight = w.data.get(), tensors.weight_strides = w.strides;
+  tensors.bias = bias.data.get(), tensors.bias_stride = 1;
+  tensors.output = y.data.get(), tensors.output_strides = y.strides;
+  StencilHooks hooks;
+  if (p.has_prologue) {
+    hooks.scale = scale.data.get(), hooks.scale_stride = 1;
+    hooks.shift = shift.data.get(), hooks.shift_stride = 1;
+  }
+  hooks.sum = sum.data.get();
+  hooks.sum_of_squares = squares.data.get();
+  if (!stencil_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), isa, tensors,
+                   Parallel{two_threads}, hooks)) {
+    ++failures;
+    std::printf("FAILED for want of memory: %s\n", name.c_str());
+    return;
+  }
+  for (int64_t c = 0; c < p.out_channels; ++c) {
+    const int64_t from = c / p.multiplier();
+    Sum total, total_of_squares;
+    for (int64_t n = 0; n < p.batch; ++n) {
+      if (spatial) total = Sum();
+      for (int64_t oy = 0; oy < p.out_height(); ++oy) {
+        for (int64_t ox = 0; ox < p.out_width(); ++ox) {
+          Sum wanted;
+          wanted.add(bias.at(0, c, 0, 0));
+          for (int64_t tap = 0; tap < p.taps(); ++tap) {
+            const int64_t row = oy * p.stride_h - p.pad_top + tap / p.kernel_w * p.dilation_h;
+            const int64_t col = ox * p.stride_w - p.pad_left + tap % p.kernel_w * p.dilation_w;
+            if (row < 0 || row >= p.height || col < 0 || col >= p.width) continue;
+            double value = x.at(n, from, row, col);
+            if (p.has_prologue) value = value * scale.at(0, from, 0, 0) + shift.at(0, from, 0, 0);
+            if (p.input_activation == Activation::kReLU) value = std::fmax(value, 0.0);
+            wanted.add(value * w.at(c, 0, tap / p.kernel_w, tap % p.kernel_w));
+          }
+          const double got = y.at(n, c, oy, ox);
+          check("hooked forward", name, p.dtype, got, wanted);
+          total.add(got);
+          total_of_squares.add(got * got);
+        }
+      }
+      if (spatial) check("spatial sum", name, wide, sum.at(n, c, 0, 0), total);
+    }
+    if (p.sums != Sums::kChannel) continue;
+    check("channel sum", name, wide, sum.at(0, c, 0, 0), total);
+    check("sum of squares", name, wide, squares.at(0, c, 0, 0), total_of_squares);
+  }
+}
+
 void run(CpuIsa isa, std::mt19937& random) {
   const auto pick = [&](std::initializer_list<int64_t> from) {
     return *(from.begin() + static_cast<int64_t>(random() % from.size()));
@@ -221,6 +289,7 @@ void run(CpuIsa isa, std::mt19937& random) {
   for (size_t k = 0; k < want_db.size(); ++k) {
     check("grad_bias", name, p.dtype, db.at(0, static_cast<int64_t>(k), 0, 0), want_db[k]);
   }
+  run_hooks(p, isa, random, name, x, w, bias);
 }
 
 }  // namespace

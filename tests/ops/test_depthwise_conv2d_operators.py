@@ -20,6 +20,8 @@ FORWARD = "depthwise_conv2d"
 BACKWARD = "depthwise_conv2d_backward"
 ACTIVATION_BACKWARD = "depthwise_conv2d_activation_backward"
 OPERATORS = (FORWARD, BACKWARD, ACTIVATION_BACKWARD)
+# Of the native library only; it has a test file of its own.
+FUSED = "depthwise_conv2d_fused"
 
 # Every integer differs from every other, so that no two of them can be mistaken for each other.
 DISTINCT = Case(
@@ -68,7 +70,7 @@ def test_every_operator_is_tested():
     assert registered == {
         f"{carrier.namespace}::{prefix}{name}{carrier.suffix}"
         for carrier, prefix, name in product(CARRIERS, ("", "_"), OPERATORS)
-    }
+    } | {f"effkern::{prefix}{FUSED}" for prefix in ("", "_")}
 
 
 @pytest.mark.parametrize("carrier", CARRIERS, ids=lambda c: c.namespace + c.suffix)

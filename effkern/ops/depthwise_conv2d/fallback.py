@@ -33,7 +33,11 @@ def forward(input: Tensor, weight: Tensor, bias: Tensor | None, params: Params) 
         (dilation_h, dilation_w),
         input.shape[-3],
     )
-    return _APPLY[activation](output) if activation else output
+    return activate(output, activation)
+
+
+def activate(input: Tensor, activation: int) -> Tensor:
+    return _APPLY[activation](input) if activation else input
 
 
 def activation_backward(grad_output: Tensor, pre: Tensor, activation: int) -> Tensor:
@@ -55,3 +59,16 @@ def activation_backward(grad_output: Tensor, pre: Tensor, activation: int) -> Te
     if activation == ACTIVATIONS["gelu_tanh"]:
         return aten.gelu_backward(grad_output, pre, approximate="tanh")
     return aten.hardswish_backward(grad_output, pre)
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which effkern's kernels add up numbers of `dtype`."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def affine(input: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    """scale * input + shift per channel of (N, C, H, W) or (C, H, W), in the accumulation type."""
+    wide = input.to(accumulation_dtype(input.dtype))
+    if scale is not None:
+        wide = wide * scale[:, None, None]
+    return wide if shift is None else wide + shift[:, None, None]

@@ -39,7 +39,7 @@ def _check_fakes(name: str, input: Tensor, weight: Tensor, stride_h: int, stride
         )
 
 
-def _fake_forward(
+def fake_forward(
     input, weight, bias, stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w, *_
 ):
     _check_fakes(FORWARD, input, weight, stride_h, stride_w)
@@ -119,7 +119,7 @@ def _register(operators: Operators) -> None:
     _libraries.append(library)
     for prefix in ("", "_"):
         for name, fake in (
-            (FORWARD, _fake_forward),
+            (FORWARD, fake_forward),
             (BACKWARD, _fake_backward),
             (ACTIVATION_BACKWARD, _fake_activation_backward),
         ):

@@ -1,0 +1,210 @@
+"""depthwise_conv2d_fused: the convolution with an affine prologue and sums of its output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+from torch.nn import Parameter
+
+from ... import _library, registry
+from . import _bad_tensors, _resolve_ints, fallback, run
+from .arguments import ACTIVATIONS, Params, resolve
+
+if _library.available():
+    from . import fused_autograd, registration
+
+    fused_autograd.register()
+
+# The values are part of the operator's schema; csrc/depthwise_conv2d/depthwise_conv2d.h has the
+# same table.
+SUMS: dict[str | None, int] = {None: 0, "channel": 1, "spatial": 2}
+_CHANNEL = SUMS["channel"]
+
+_NAME = "effkern.depthwise_conv2d_fused"
+_BACKENDS = (registry.BACKENDS["auto"], registry.BACKENDS["cpu"])
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_is_compiling = torch.compiler.is_compiling
+_PLAIN = (Tensor, Parameter, torch._subclasses.FakeTensor)
+
+
+def depthwise_conv2d_fused(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = 1,
+    padding: int | str | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]] = 0,
+    dilation: int | tuple[int, int] = 1,
+    *,
+    activation: str | None = None,
+    input_scale: Tensor | None = None,
+    input_shift: Tensor | None = None,
+    input_activation: str | None = None,
+    sums: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+    r"""Depthwise 2-D convolution of a normalised input, with sums of the output on request.
+
+    Computes :func:`depthwise_conv2d` of ``input_activation(input_scale * input + input_shift)``,
+    one scale and one shift per input channel, without writing that tensor to memory: what applies
+    a BatchNorm and an activation to the previous layer's output. Padding is added after it, so the
+    borders are zeros. Sums of the output are taken while it is in the cache.
+
+    Args:
+        input, weight, bias, stride, padding, dilation, activation: as for `depthwise_conv2d`.
+        input_scale, input_shift: (C,), floating, or None; used in float32 (float64 for a float64
+            input). A shift wants a scale.
+        input_activation: as `activation`.
+        sums: None, "channel" (over N, H' and W', with those of the squares: what BatchNorm's
+            statistics are made of) or "spatial" (over H' and W': squeeze-and-excitation's pooling).
+
+    Returns:
+        The output, with sums=None; (output, sum, sum of squares), the sums (C * M,), with
+        "channel"; (output, sum), the sum (N, C * M) or (C * M,) for an unbatched input, with
+        "spatial". Sums are float32 (float64 for a float64 input) and those of the returned output,
+        after activation and rounding. Their error is at most twice that of ``torch.sum`` plus one
+        rounding unit, and they do not depend on the number of threads.
+
+    Raises:
+        RuntimeError, TypeError, ValueError: as `depthwise_conv2d`, and for a scale or shift of
+            another shape, a shift without a scale, or an unknown `input_activation` or `sums`.
+
+    Differentiable in `input`, `weight`, `bias`, `input_scale` and `input_shift`, also through the
+    sums; the backward computes the normalised input again and rounds it to the input's dtype. Fused
+    on CPU, with backends "auto" and "cpu"; everywhere else the same is composed of
+    `depthwise_conv2d` and torch's operators, and the normalised input is rounded to its dtype.
+
+    Source: BatchNorm (arXiv 1502.03167) and squeeze-and-excitation (arXiv 1709.01507).
+    """
+    if not (
+        isinstance(input, Tensor)
+        and isinstance(weight, Tensor)
+        and (bias is None or isinstance(bias, Tensor))
+        and (input_scale is None or isinstance(input_scale, Tensor))
+        and (input_shift is None or isinstance(input_shift, Tensor))
+    ):
+        raise _no_tensor(input, weight, bias, input_scale, input_shift)
+    if weight.dim() < 2:
+        raise _bad_tensors(input, weight, bias)
+    if (
+        type(stride) is type(padding) is type(dilation) is int
+        and (activation is None or type(activation) is str)
+        and not _is_compiling()
+    ):
+        params = _resolve_ints(stride, padding, dilation, activation)
+    else:
+        kernel_size = (weight.shape[-2], weight.shape[-1])
+        params = resolve(kernel_size, stride, padding, dilation, activation)
+    pre = 0 if input_activation is None else _code("input_activation", input_activation)
+    mode = 0 if sums is None else _code("sums", sums)
+    if input.dim() not in (3, 4):
+        raise RuntimeError(
+            f"{_NAME}: input: wanted (C, H, W) or (N, C, H, W), got {tuple(input.shape)}"
+        )
+    if input_scale is None and input_shift is not None:
+        raise RuntimeError(f"{_NAME}: input_shift: wanted together with input_scale, got it alone")
+    scale = _per_channel("input_scale", input_scale, input)
+    shift = _per_channel("input_shift", input_shift, input)
+    return _run(input, weight, bias, scale, shift, params, pre, mode)
+
+
+def _no_tensor(*values: Any) -> TypeError:
+    names = ("input", "weight", "bias", "input_scale", "input_shift")
+    argument, value = next(
+        (name, value)
+        for name, value in zip(names, values, strict=True)
+        if not isinstance(value, Tensor) and (value is not None or name in names[:2])
+    )
+    return TypeError(f"{_NAME}: {argument}: wanted a Tensor, got {type(value).__name__}")
+
+
+def _code(argument: str, value: Any) -> int:
+    table = SUMS if argument == "sums" else ACTIVATIONS
+    if not isinstance(value, str):
+        raise TypeError(f"{_NAME}: {argument}: wanted None or a str, got {type(value).__name__}")
+    if value not in table:
+        known = ", ".join(repr(name) for name in table)
+        raise ValueError(f"{_NAME}: {argument}: wanted one of {known}, got {value!r}")
+    return table[value]
+
+
+def _per_channel(argument: str, value: Tensor | None, input: Tensor) -> Tensor | None:
+    if value is None:
+        return None
+    channels = input.shape[-3]
+    if value.dim() != 1 or value.shape[0] != channels:
+        raise RuntimeError(
+            f"{_NAME}: {argument}: wanted shape ({channels},), got {tuple(value.shape)}"
+        )
+    if not value.is_floating_point():
+        raise RuntimeError(f"{_NAME}: {argument}: wanted a floating dtype, got {value.dtype}")
+    if value.device != input.device:
+        raise RuntimeError(
+            f"{_NAME}: {argument}: wanted device {input.device} as input is on, got {value.device}"
+        )
+    return value.to(fallback.accumulation_dtype(input.dtype))
+
+
+def _run(input, weight, bias, scale, shift, params: Params, pre: int, mode: int):
+    backend = registry.selected
+    compiling = _is_compiling()
+    tensors = [t for t in (input, weight, bias, scale, shift) if t is not None]
+    if (
+        backend not in _BACKENDS
+        or input.dtype not in _DTYPES
+        or not _library.available()
+        or not (_traced_fits(tensors) if compiling else _fits(tensors))
+    ):
+        return _compose(input, weight, bias, scale, shift, params, pre, mode)
+    if not compiling and torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            input, weight, bias = registration.cast(dtype, input, weight, bias)
+            return _run(input, weight, bias, scale, shift, params, pre, mode)
+    if input.dim() == 3:
+        results = _run(input.unsqueeze(0), weight, bias, scale, shift, params, pre, mode)
+        if mode == _CHANNEL:
+            return results[0].squeeze(0), *results[1:]
+        return tuple(t.squeeze(0) for t in results) if mode else results.squeeze(0)
+    operator: Any
+    if compiling or type(input) is torch._subclasses.FakeTensor:
+        operator = fused_autograd.PUBLIC
+    elif torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        operator = fused_autograd.Fused.apply
+    else:
+        operator = fused_autograd.LEAN
+    results = operator(input, weight, bias, scale, shift, *params, pre, mode, backend)
+    if not mode:
+        return results[0]
+    return (results[0], results[1], results[2]) if mode == _CHANNEL else (results[0], results[1])
+
+
+def _traced_fits(tensors: list[Tensor]) -> bool:
+    return not torch.onnx.is_in_onnx_export() and all(t.device.type == "cpu" for t in tensors)
+
+
+def _fits(tensors: list[Tensor]) -> bool:
+    """Whether a single opaque operator can serve an eager call; see `depthwise_conv2d`."""
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN or not tensor.is_cpu:
+            return False
+    return (
+        not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def _compose(input, weight, bias, scale, shift, params, pre, mode):
+    if scale is not None or pre:
+        affine = fallback.affine(input, scale, shift)
+        input = fallback.activate(affine, pre).to(input.dtype)
+    output = run(input, weight, bias, params)
+    if not mode:
+        return output
+    wide = output.to(fallback.accumulation_dtype(output.dtype))
+    if mode != _CHANNEL:
+        return output, wide.sum((-2, -1))
+    over = (0, 2, 3) if output.dim() == 4 else (1, 2)
+    return output, wide.sum(over), wide.square().sum(over)
