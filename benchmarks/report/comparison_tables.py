@@ -72,7 +72,9 @@ def _half_by_layer(cells: pd.DataFrame) -> Table:
     )  # fmt: skip
 
 
-def _against(value: float, goal: float | None, higher: bool) -> list[str]:
+def _against(value: float | None, goal: float | None, higher: bool) -> list[str]:
+    if value is None:
+        return ["", "", ""]
     if goal is None:
         return [number(value), "", ""]
     met = value >= goal if higher else value <= goal
@@ -82,20 +84,25 @@ def _against(value: float, goal: float | None, higher: bool) -> list[str]:
 def _goals(cells: pd.DataFrame) -> list[Table]:
     """One table for each batch size that there are goals for."""
     float32 = cells[cells["dtype"] == "float32"]
-    means = analysis.overall(float32).set_index(_KEYS)["over_roofline"]
+    peers = {
+        tuple(row[key] for key in _KEYS): row
+        for row in comparisons.best_peer_summary(float32).to_dict("records")
+    }
+    means = analysis.overall(float32)
+    means = means[means["contender"].map(analysis.is_effkern)]
     tables = []
-    for batch, rows in comparisons.best_peer_summary(float32).groupby("batch", sort=False):
+    for batch, rows in means.groupby("batch", sort=False):
         if batch not in goals.OVER_ROOFLINE["fwd"]:
             continue
         text = []
-        for _, row in rows.iterrows():
+        for row in rows.to_dict("records"):
             pass_ = row["pass"]
-            roofline = means[tuple(row[_KEYS])]
+            peer = peers.get(tuple(row[key] for key in _KEYS), {})
             text.append(
                 [pass_, LABELS[row["contender"]]]
-                + _against(roofline, goals.OVER_ROOFLINE[pass_][batch], higher=False)
-                + _against(row["mean"], goals.TIMES_AS_FAST[pass_], higher=True)
-                + _against(row["worst"], goals.WORST_LAYER.get(pass_), higher=True)
+                + _against(row["over_roofline"], goals.OVER_ROOFLINE[pass_][batch], higher=False)
+                + _against(peer.get("mean"), goals.TIMES_AS_FAST[pass_], higher=True)
+                + _against(peer.get("worst"), goals.WORST_LAYER.get(pass_), higher=True)
             )
         columns = ["pass", "contender"]
         for measured in ("time / roofline", "times as fast", "worst layer"):

@@ -83,6 +83,9 @@ struct AxisTaps {
            int64_t pad, int64_t dilation) {
     static_cast<AxisGeometry&>(axis) =
         axis_geometry(pass, input_size, output_size, kernel, stride, pad, dilation);
+    begin.reserve(axis.phases + 1);
+    index.reserve(kernel);
+    distance.reserve(kernel);
     for (int64_t phase = 0; phase < axis.phases; ++phase) {
       begin.push_back(static_cast<int64_t>(index.size()));
       for (int64_t n = 0; n < kernel; ++n) {

@@ -119,6 +119,13 @@ def test_goals_are_met_or_not(results):
     assert rows["effkern channels_last"][10] == "yes"
 
 
+def test_without_peers_only_the_roofline_is_set_against_a_goal(results):
+    results["cells"] = [cell for cell in results["cells"] if cell["contender"] == "effkern"]
+    (table,) = goal_tables(results).values()
+    assert {tuple(row[5:]) for row in table.rows} == {("",) * 6}
+    assert [row[4] for row in table.rows if row[1] == "effkern NCHW"] == ["yes"]
+
+
 def test_each_batch_size_has_goals_of_its_own_and_quick_runs_none(results):
     cells = results["cells"]
     results["cells"] = cells + [cell | {"batch": 16} for cell in cells]

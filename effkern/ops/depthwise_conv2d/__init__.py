@@ -84,18 +84,19 @@ def depthwise_conv2d(
     Source: EfficientNetV2 (arXiv 2104.00298), section 3.2, for why; the accumulation order and the
     packing of the CPU kernels are described in docs/ops/depthwise_conv2d.md.
     """
-    try:
-        kernel_h, kernel_w = weight.shape[-2:]
-    except (AttributeError, TypeError, ValueError):
-        raise _bad_tensors(input, weight, bias) from None
     if (
         type(stride) is type(padding) is type(dilation) is int
         and (activation is None or type(activation) is str)
         and not _is_compiling()
     ):
-        params = _resolve_ints(stride, padding, dilation, activation)
-    else:
-        params = resolve((kernel_h, kernel_w), stride, padding, dilation, activation)
+        return _run_eagerly(
+            input, weight, bias, _resolve_ints(stride, padding, dilation, activation)
+        )
+    try:
+        kernel_h, kernel_w = weight.shape[-2:]
+    except (AttributeError, TypeError, ValueError):
+        raise _bad_tensors(input, weight, bias) from None
+    params = resolve((kernel_h, kernel_w), stride, padding, dilation, activation)
     return run(input, weight, bias, params)
 
 
@@ -107,9 +108,13 @@ def _resolve_ints(stride: int, padding: int, dilation: int, activation: str | No
 
 def run(input: Tensor, weight: Tensor, bias: Tensor | None, params: Params) -> Tensor:
     """depthwise_conv2d with arguments already resolved: what modules call."""
-    backend = registry.selected
     if _is_compiling():
-        return _traced(input, weight, bias, params, backend)
+        return _traced(input, weight, bias, params, registry.selected)
+    return _run_eagerly(input, weight, bias, params)
+
+
+def _run_eagerly(input: Tensor, weight: Tensor, bias: Tensor | None, params: Params) -> Tensor:
+    backend = registry.selected
     kind = type(input)
     if (
         (kind is not Tensor and kind is not Parameter)
@@ -135,11 +140,11 @@ def run(input: Tensor, weight: Tensor, bias: Tensor | None, params: Params) -> T
         dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
             cast_input, cast_weight, cast_bias = registration.cast(dtype, input, weight, bias)
-            return run(cast_input, cast_weight, cast_bias, params)
+            return _run_eagerly(cast_input, cast_weight, cast_bias, params)
     if input.dtype not in _DTYPES:
         return _torch(input, weight, bias, params, backend)
     if input.dim() == 3:
-        return run(input.unsqueeze(0), weight, bias, params).squeeze(0)
+        return _run_eagerly(input.unsqueeze(0), weight, bias, params).squeeze(0)
     if _is_grad_enabled() and (
         input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     ):
