@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.utils.checkpoint
 
 import effkern
 from effkern import _library
@@ -99,6 +100,17 @@ def test_export():
     program = torch.export.export(Head(), tensors)
     assert "effkern.depthwise_conv2d_layer_norm" in str(program.graph)
     assert torch.equal(program.module()(*tensors), call(tensors))
+
+
+def test_checkpoint():
+    tensors = arguments(requires_grad=True)
+    results = []
+    for function in (
+        call,
+        lambda t: torch.utils.checkpoint.checkpoint(call, t, use_reentrant=False),
+    ):
+        results.append(torch.autograd.grad(function(tensors).square().sum(), tensors))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_autocast():

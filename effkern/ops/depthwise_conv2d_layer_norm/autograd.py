@@ -57,10 +57,12 @@ def backward(ctx: Any, grad, *_):
     """For torch.library.register_autograd."""
     if grad is None:
         return (None,) * 10
-    input, weight, bias, norm_weight, norm_bias, mean, rstd = ctx.saved_tensors
+    # Read once: torch.utils.checkpoint allows no more.
+    saved = ctx.saved_tensors
+    input, weight, bias, norm_weight, _, mean, rstd = saved
     needs = ctx.needs_input_grad[:5]
     if torch.is_grad_enabled():
-        norm = _differentiable(grad, ctx.saved_tensors, ctx.pads)
+        norm = _differentiable(grad, saved, ctx.pads)
     else:
         operator = PUBLIC_BACKWARD if torch.compiler.is_compiling() else LEAN_BACKWARD
         norm = operator(grad, input, weight, bias, norm_weight, mean, rstd, *ctx.pads)
