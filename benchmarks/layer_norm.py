@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from effkern.functional import depthwise_conv2d, depthwise_conv2d_layer_norm
 
-from .blocks import block, no_garbage_collection, probe, rest
+from .blocks import Call, block, no_garbage_collection, probe, rest
 
 # Channels and height = width.
 STAGES = ((96, 56), (192, 28), (384, 14), (768, 7))
@@ -68,20 +69,24 @@ def _calls(batch: int, channels: int, size: int, backward: bool) -> dict[str, pa
     return calls
 
 
+def interleaved(calls: Mapping[str, Call], rounds: int, count: int) -> dict[str, float]:
+    """For each name the median over the rounds of the fastest of `count` calls, in seconds."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    with no_garbage_collection():
+        for _ in range(rounds):
+            for name, call in calls.items():
+                times[name].append(block([call], count, probe([call])).seconds[0])
+                rest()
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)
     for backward, batch, (channels, size) in itertools.product((False, True), (1, 8), STAGES):
         calls = _calls(batch, channels, size, backward)
-        times: dict[str, list[float]] = {name: [] for name in calls}
-        with no_garbage_collection():
-            for _ in range(ROUNDS):
-                for name, call in calls.items():
-                    timed = block([call], CALLS, probe([call]))
-                    times[name].append(timed.seconds[0])
-                    rest()
-        medians = {name: statistics.median(values) for name, values in times.items()}
+        medians = interleaved(calls, ROUNDS, CALLS)
         cells = [f"{name} {seconds * 1e6:.0f} us" for name, seconds in medians.items()]
         better = min(medians["torch contiguous"], medians["torch channels_last"])
         ratio = better / medians["effkern"]
