@@ -9,6 +9,7 @@
 #include "common/cpu_ceilings.h"
 #include "common/cpu_isa.h"
 #include "depthwise_conv2d/depthwise_conv2d.h"
+#include "depthwise_conv2d_layer_norm/depthwise_conv2d_layer_norm.h"
 #include "effkern_build_info.h"
 
 namespace py = pybind11;
@@ -194,6 +195,12 @@ void bind_plan(py::module_& m) {
       },
       py::arg("problem"), py::arg("backend") = "auto", py::arg("threads") = 1, py::arg("isa") = "",
       "The plan of a problem. It does not depend on `threads`, so that results do not either.");
+  m.def(
+      "plan_depthwise_conv2d_layer_norm",
+      [](const DepthwiseConv2dProblem& problem) {
+        return plan_depthwise_conv2d_layer_norm(problem, running_isa()).convolution;
+      },
+      py::arg("problem"), "The plan of the convolution that LayerNorm follows, on CPU.");
 }
 
 void bind_ceilings(py::module_& m) {

@@ -8,6 +8,7 @@ from importlib.metadata import version as _version
 from . import functional, nn
 from .conversion import conversion_report, convert, revert
 from .explanation import explain
+from .folding import fold_batch_norm, folding_report
 from .info import build_info
 from .nn import DepthwiseConv2d
 from .registry import backend, backends
@@ -27,6 +28,8 @@ __all__ = [
     "conversion_report",
     "convert",
     "explain",
+    "fold_batch_norm",
+    "folding_report",
     "functional",
     "nn",
     "revert",

@@ -99,7 +99,8 @@ def convert(model: _Model, *, blocks: bool = True, inplace: bool = False) -> _Mo
 
     Args:
         model: any module; it may be a convolution itself.
-        blocks: also replace whole blocks. effkern has no blocks yet, so this does nothing.
+        blocks: also replace whole blocks. Not yet: `effkern.nn.ConvNeXtBlock.from_module` replaces
+            one by hand.
         inplace: change `model` instead of a deep copy of it.
 
     Returns:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import _library, registry
-from .functional import depthwise_conv2d
+from .functional import depthwise_conv2d, depthwise_conv2d_layer_norm
 from .nn.depthwise_conv2d import DepthwiseConv2d
 from .ops.depthwise_conv2d import _AUTO_DEVICES, _DTYPES, ACTIVATIONS, Params, resolve
 from .ops.depthwise_conv2d.triton_plan import plan as triton_plan
@@ -64,7 +64,8 @@ class Explanation:
     Attributes:
         op: the operator.
         problem: its sizes, dtype, layout and device by name.
-        plans: a plan for each of "forward", "grad_input", "grad_weight".
+        plans: a plan for each of "forward", "grad_input", "grad_weight"; with a LayerNorm also for
+            "norm_backward".
         ceilings: (bytes/s, FLOP/s) to give floors for, or None.
     """
 
@@ -129,7 +130,8 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
     """What calling `module_or_function` with these arguments would run now, without running it.
 
     Args:
-        module_or_function: :func:`effkern.functional.depthwise_conv2d`, a
+        module_or_function: :func:`effkern.functional.depthwise_conv2d` or
+            :func:`~effkern.functional.depthwise_conv2d_layer_norm`, a
             :class:`effkern.DepthwiseConv2d`, or a depthwise ``torch.nn.Conv2d``, which is explained
             as the layer that ``effkern.convert`` would make of it.
         *args, **kwargs: the arguments of the call.
@@ -142,7 +144,12 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
         RuntimeError: a backend asked for by name cannot run here, or the native library has no
             planner because it is not built.
     """
-    if module_or_function is depthwise_conv2d:
+    norm = module_or_function is depthwise_conv2d_layer_norm
+    if norm:
+        bound = inspect.signature(depthwise_conv2d_layer_norm).bind(*args, **kwargs)
+        input, weight, bias = list(bound.arguments.values())[:3]
+        params = resolve(tuple(weight.shape[-2:]), 1, bound.arguments["padding"])
+    elif module_or_function is depthwise_conv2d:
         bound = inspect.signature(depthwise_conv2d).bind(*args, **kwargs)
         bound.apply_defaults()
         input, weight, bias, *geometry = bound.arguments.values()
@@ -154,7 +161,8 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
         weight, bias = conv.weight, conv.bias
     else:
         raise TypeError(
-            "effkern.explain: module_or_function: wanted effkern.functional.depthwise_conv2d or a "
+            "effkern.explain: module_or_function: wanted effkern.functional.depthwise_conv2d, "
+            "effkern.functional.depthwise_conv2d_layer_norm or a "
             f"torch.nn.Conv2d with groups == in_channels, got {module_or_function!r}"
         )
     device, dtype = input.device.type, input.dtype
@@ -162,7 +170,7 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
         dtype = torch.get_autocast_dtype(device)
     if input.dim() == 3:
         input = input.unsqueeze(0)
-    return explain_sizes(
+    explanation = explain_sizes(
         tuple(input.shape),
         tuple(weight.shape),
         params,
@@ -172,6 +180,34 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
         has_bias=bias is not None,
         backend=registry.current(),
     )
+    return _with_norm(explanation) if norm else explanation
+
+
+def _with_norm(explanation: Explanation) -> Explanation:
+    """The plans of a convolution, as those of depthwise_conv2d_layer_norm."""
+    plans = explanation.plans
+    forward = plans["forward"]
+    if forward.backend == "cpu":
+        from . import _C
+
+        problem = explanation.problem | {"activation": 0}
+        native = _C.plan_depthwise_conv2d_layer_norm(_C.DepthwiseConv2dProblem(**problem))
+        forward = Plan(**{field.name: getattr(native, field.name) for field in fields(Plan)})
+        backward = replace(forward, reason=f"computes the convolution again, {forward.reason}")
+    else:
+        forward = replace(
+            forward,
+            kernel=f"{forward.kernel}, aten::native_layer_norm",
+            reason=f"composed, the fused kernel is for CPU only; convolution: {forward.reason}",
+        )
+        backward = replace(
+            forward,
+            kernel="aten::native_layer_norm_backward",
+            reason="composed, the fused kernel is for CPU only",
+        )
+    norms = {"forward": forward, "norm_backward": backward}
+    rest = {name: plan for name, plan in plans.items() if name != "forward"}
+    return replace(explanation, op="depthwise_conv2d_layer_norm", plans=norms | rest)
 
 
 def _layout(input: Tensor) -> str:

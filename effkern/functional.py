@@ -1,6 +1,13 @@
 """The functional forms of effkern's operators."""
 
+from .ops.convnext_block import convnext_block
 from .ops.depthwise_conv2d import depthwise_conv2d
 from .ops.depthwise_conv2d.fused import depthwise_conv2d_fused
+from .ops.depthwise_conv2d_layer_norm import depthwise_conv2d_layer_norm
 
-__all__ = ["depthwise_conv2d", "depthwise_conv2d_fused"]
+__all__ = [
+    "convnext_block",
+    "depthwise_conv2d",
+    "depthwise_conv2d_fused",
+    "depthwise_conv2d_layer_norm",
+]

@@ -192,6 +192,7 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
   task.activation = gradient ? Activation::kNone : p.activation;
   task.has_prologue = p.has_prologue;
   task.source_activation = p.input_activation;
+  task.blocks = hooks.blocks;
   task.scale = hooks.scale;
   task.scale_stride = hooks.scale_stride;
   task.shift = hooks.shift;

@@ -30,6 +30,23 @@ struct StencilAxis : AxisGeometry {
   }
 };
 
+// The image and the output that a block of rows has: where channel 0 of their row 0 is, or would
+// be.
+struct BlockTensors {
+  const void* source;
+  void* output;
+};
+
+// What is done around each block of rows of the direct kernels for channels_last, for a plan whose
+// units have all channels: `before`, which may be null, gives the block other tensors, with the
+// strides of the task; `after` follows when the block is stored. Rows [row, row + rows) of the
+// output of image n; `scratch` is that of the thread.
+struct BlockHooks {
+  const void* context;
+  BlockTensors (*before)(const void* context, int64_t n, int64_t row, int64_t rows, void* scratch);
+  void (*after)(const void* context, int64_t n, int64_t row, int64_t rows, void* scratch);
+};
+
 // forward, input gradient, and grad * activation'(forward).
 struct StencilTask {
   DepthwiseConv2dPlan plan;
@@ -57,6 +74,8 @@ struct StencilTask {
   // its squares.
   double* sums;
   int64_t moments;
+  // Null, or those of a direct forward for channels_last.
+  const BlockHooks* blocks;
   // Null, or the gradient that multiplies the derivative of the activation.
   const void* grad;
   Strides4 grad_strides;
@@ -150,6 +169,8 @@ struct StencilHooks {
   const void *scale = nullptr, *shift = nullptr;
   int64_t scale_stride = 0, shift_stride = 0;
   void *sum = nullptr, *sum_of_squares = nullptr;
+  // Only with a plan for them.
+  const BlockHooks* blocks = nullptr;
 };
 
 // Both drivers return false if scratch memory could not be allocated.

@@ -230,7 +230,7 @@ class DirectChannels {
 
  public:
   DirectChannels(const StencilTask& task, void* scratch)
-      : t_(task), sums_(task), weights_(static_cast<A*>(scratch)) {
+      : t_(task), sums_(task), scratch_(scratch), weights_(static_cast<A*>(scratch)) {
     args_.epilogue = DirectEpilogue<A>::of(t_.activation);
     args_.source_row = t_.source_strides.h;
     args_.source_col = t_.source_strides.w;
@@ -246,7 +246,7 @@ class DirectChannels {
                            args_.channels = count;
                            args_.weights = weights_ + channel * (K * K + 1);
                            sums_.start(n, block, channel, count);
-                           run_block(n, channel, block * rows);
+                           run_rows(n, channel, block * rows);
                          });
   }
 
@@ -269,11 +269,22 @@ class DirectChannels {
     return inside ? Footprint::kInside : Footprint::kAllCols;
   }
 
-  void run_block(int64_t n, int64_t channel, int64_t row) {
-    const Strides4 &s = t_.source_strides, &o = t_.output_strides;
+  void run_rows(int64_t n, int64_t channel, int64_t row) {
     const int64_t end = min64(row + t_.plan.block_rows, t_.rows.out_size);
-    args_.source = static_cast<const T*>(t_.source) + n * s.n + channel;
-    T* out = static_cast<T*>(t_.output) + n * o.n + channel;
+    const T* source = static_cast<const T*>(t_.source) + n * t_.source_strides.n;
+    T* out = static_cast<T*>(t_.output) + n * t_.output_strides.n;
+    if (t_.blocks && t_.blocks->before) {
+      const BlockTensors block = t_.blocks->before(t_.blocks->context, n, row, end - row, scratch_);
+      source = static_cast<const T*>(block.source);
+      out = static_cast<T*>(block.output);
+    }
+    run_block(source + channel, out + channel, row, end);
+    if (t_.blocks) t_.blocks->after(t_.blocks->context, n, row, end - row, scratch_);
+  }
+
+  void run_block(const T* source, T* out, int64_t row, int64_t end) {
+    const Strides4 &s = t_.source_strides, &o = t_.output_strides;
+    args_.source = source;
     for (; row < end; row += 2) {
       const bool two = row + 1 < end;
       const int64_t first = row * S + t_.rows.min_distance, rows = two ? S + K : K;
@@ -296,6 +307,7 @@ class DirectChannels {
 
   const StencilTask& t_;
   OutputSums<T> sums_;
+  void* scratch_;
   A* weights_;
   PackedChannels packed_;
   DirectArgs<T> args_;

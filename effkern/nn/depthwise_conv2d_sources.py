@@ -63,7 +63,8 @@ def _is_static_padding(module: object, package_identity: object) -> bool:
     return exact and "forward" not in vars(module) and not any(vars(module)[h] for h in hooks)
 
 
-def _known_class(conv: nn.Module) -> type[DepthwiseConv2d]:
+def known_class(conv: nn.Module) -> type[DepthwiseConv2d]:
+    """The class for a depthwise `conv` of this class; TypeError if its forward is unknown."""
     cls = unparametrized_class(conv)
     if cls is nn.Conv2d:
         return DepthwiseConv2d
@@ -98,7 +99,7 @@ def replacement_class(conv: nn.Module) -> type[DepthwiseConv2d]:
         )
     if not isinstance(conv, nn.Conv2d):
         raise TypeError(f"wanted {_WANTED}, got {qualified_name(type(conv))}")
-    known = _known_class(conv)
+    known = known_class(conv)
     patched = [name for name in ("forward", "_conv_forward") if name in vars(conv)]
     if patched:
         raise TypeError(f"got a module whose {patched[0]} was replaced on the instance")

@@ -1,0 +1,170 @@
+"""depthwise_conv2d_layer_norm: depthwise convolution, bias and LayerNorm over the channels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+from torch.nn import Parameter
+
+from ... import _library, registry
+from ..depthwise_conv2d import _resolve_ints, fallback, resolve, run
+
+if _library.available():
+    from ..depthwise_conv2d import registration
+    from . import autograd
+
+    autograd.register()
+
+_NAME = "effkern.depthwise_conv2d_layer_norm"
+_BACKENDS = (registry.BACKENDS["auto"], registry.BACKENDS["cpu"])
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_NAMES = ("input", "weight", "bias", "norm_weight", "norm_bias")
+_PLAIN = (Tensor, Parameter, torch._subclasses.FakeTensor)
+_is_compiling = torch.compiler.is_compiling
+
+
+def depthwise_conv2d_layer_norm(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    eps: float = 1e-6,
+    *,
+    padding: int | str | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]],
+) -> Tensor:
+    r"""Depthwise 2-D convolution with stride 1, then LayerNorm over the channels of each pixel.
+
+    Computes ``z = depthwise_conv2d(input, weight, bias, padding=padding)`` and then
+    ``(z - mean) / sqrt(var + eps) * norm_weight + norm_bias``, mean and variance (the biased one)
+    over the channels of each pixel: the head of a ConvNeXt block. On CPU, channels_last and a 3x3,
+    5x5 or 7x7 kernel, it is one pass: a block of rows is normalised while it is in the cache.
+
+    Args:
+        input, weight, bias, padding: as for :func:`depthwise_conv2d`.
+        norm_weight, norm_bias: (C * M,), floating, or None for ones and zeros; used in float32
+            (float64 for a float64 input).
+        eps: added to the variance.
+
+    Returns:
+        (N, C * M, H', W'), or (C * M, H', W') for an unbatched input, in the memory format and
+        dtype that :func:`depthwise_conv2d` would give. 16-bit types are rounded once, at the end,
+        by backends "auto" and "cpu".
+
+    Raises:
+        RuntimeError, TypeError, ValueError: as :func:`depthwise_conv2d`, and for a norm_weight or
+            norm_bias of another shape, device or kind, or an `eps` that is no number.
+
+    Differentiable to any order in all tensors. Saved for the backward are the arguments and one
+    mean and one standard deviation per pixel; it computes the convolution again. Gradients do not
+    depend on the number of threads. Under autocast input, weight and bias are cast, and so is the
+    result, which torch's layer_norm would leave in float32.
+
+    Other backends and devices compose the same of :func:`depthwise_conv2d` and torch's layer_norm
+    in float32; the convolution's result is then rounded to the input's dtype in between.
+
+    Source: ConvNeXt (arXiv 2201.03545), LayerNorm (arXiv 1607.06450).
+    """
+    _check_types((input, weight, bias, norm_weight, norm_bias), eps)
+    try:
+        if type(padding) is int and not _is_compiling():
+            params = _resolve_ints(1, padding, 1, None)
+        else:
+            params = resolve(tuple(weight.shape[-2:]), 1, padding)  # type: ignore[arg-type]
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("effkern.depthwise_conv2d", _NAME, 1)) from None
+    channels, device = weight.shape[0], input.device
+    dtype = fallback.accumulation_dtype(input.dtype)
+    scale = shift = None
+    if norm_weight is not None:
+        scale = _per_channel("norm_weight", norm_weight, channels, device, dtype)
+    if norm_bias is not None:
+        shift = _per_channel("norm_bias", norm_bias, channels, device, dtype)
+    return _run(input, weight, bias, scale, shift, float(eps), params[2:6])
+
+
+def _check_types(tensors: tuple[Any, ...], eps: Any) -> None:
+    for i, value in enumerate(tensors):
+        if not isinstance(value, Tensor) and (value is not None or i < 2):
+            wanted = "a Tensor" if i < 2 else "a Tensor or None"
+            raise TypeError(f"{_NAME}: {_NAMES[i]}: wanted {wanted}, got {type(value).__name__}")
+    input, weight = tensors[:2]
+    if input.dim() not in (3, 4):
+        raise RuntimeError(
+            f"{_NAME}: input: wanted (C, H, W) or (N, C, H, W), got {tuple(input.shape)}"
+        )
+    if weight.dim() != 4:
+        raise RuntimeError(f"{_NAME}: weight: wanted (C * M, 1, kH, kW), got {tuple(weight.shape)}")
+    if not isinstance(eps, (int, float)) or isinstance(eps, bool):
+        raise TypeError(f"{_NAME}: eps: wanted a float, got {type(eps).__name__}")
+
+
+def _per_channel(
+    argument: str, value: Tensor, channels: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    if value.dim() != 1 or value.shape[0] != channels:
+        raise RuntimeError(
+            f"{_NAME}: {argument}: wanted shape ({channels},), got {tuple(value.shape)}"
+        )
+    if not value.is_floating_point():
+        raise RuntimeError(f"{_NAME}: {argument}: wanted a floating dtype, got {value.dtype}")
+    if value.device != device:
+        raise RuntimeError(
+            f"{_NAME}: {argument}: wanted device {device} as input is on, got {value.device}"
+        )
+    return value if value.dtype == dtype else value.to(dtype)
+
+
+def _run(input, weight, bias, scale, shift, eps: float, pads: tuple[int, ...]) -> Tensor:
+    if input.dim() == 3:
+        return _run(input.unsqueeze(0), weight, bias, scale, shift, eps, pads).squeeze(0)
+    compiling = _is_compiling()
+    tensors = [t for t in (input, weight, bias, scale, shift) if t is not None]
+    if (
+        registry.selected not in _BACKENDS
+        or input.dtype not in _DTYPES
+        or not _library.available()
+        or not (_traced_fits(tensors) if compiling else _fits(tensors))
+    ):
+        return compose(input, weight, bias, scale, shift, eps, pads)
+    if not compiling and torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        with torch.autocast("cpu", enabled=False):
+            input, weight, bias = registration.cast(dtype, input, weight, bias)
+            return _run(input, weight, bias, scale, shift, eps, pads)
+    if compiling or type(input) is torch._subclasses.FakeTensor:
+        return autograd.PUBLIC(input, weight, bias, scale, shift, eps, *pads)[0]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return autograd.LayerNorm.apply(input, weight, bias, scale, shift, eps, *pads)
+    return autograd.LEAN(input, weight, bias, scale, shift, eps, *pads)[0]
+
+
+def _traced_fits(tensors: list[Tensor]) -> bool:
+    return not torch.onnx.is_in_onnx_export() and all(t.device.type == "cpu" for t in tensors)
+
+
+def _fits(tensors: list[Tensor]) -> bool:
+    """Whether a single opaque operator can serve an eager call; see `depthwise_conv2d`."""
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN or not tensor.is_cpu:
+            return False
+    return (
+        not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+        and torch._C._get_tracing_state() is None
+    )
+
+
+def compose(input, weight, bias, scale, shift, eps: float, pads: tuple[int, ...]) -> Tensor:
+    """The same of depthwise_conv2d, by the selected backend, and torch's layer_norm in float32."""
+    output = run(input, weight, bias, (1, 1, *pads, 1, 1, 0))  # type: ignore[arg-type]
+    wide = output.permute(0, 2, 3, 1).to(fallback.accumulation_dtype(output.dtype))
+    with torch.autocast(input.device.type, enabled=False):
+        normalized = torch.layer_norm(wide, (output.shape[1],), scale, shift, eps)
+    normalized = normalized.to(output.dtype).permute(0, 3, 1, 2)
+    if torch._prims_common.suggest_memory_format(output) == torch.channels_last:
+        return normalized.contiguous(memory_format=torch.channels_last)
+    return normalized.contiguous()
