@@ -248,8 +248,8 @@ def plan(name: str) -> Plan:
             copies = Access(16, 1, (8, 4, element))
             return Plan(copies, Access(2 * element, 2 * rows, (element,)), MOST_SHARED_MEMORY)
         case "toeplitz_channels_last_kernel":
-            # Four pairs of 8 x 8 pixels and channels are read at a time. A lane stores 4 channels of
-            # 2 windows in 7 rows: 4 lanes fill a sector.
+            # 16 pixels of 16 channels are read at a time, four times. A lane stores 4 channels of 2
+            # windows in 7 rows: 4 lanes fill a sector.
             copies = Access(16, 4, (element,))
             stores = Access(8, 14)
             return Plan(copies, stores, _TOEPLITZ_BYTES, MOST_OPTED_SHARED_MEMORY)

@@ -18,7 +18,7 @@ _DTYPES = (torch.bfloat16, torch.float32)
 _LAYOUTS = (torch.channels_last, torch.contiguous_format)
 # Kernel size, stride, dilation; the last is one that no specialised kernel computes.
 _KERNELS = ((3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (7, 1, 1), (3, 1, 2))
-# Those of 16-bit types that other channels or sizes lead to, of 5x5 and 7x7: layout, channels, size.
+# Where 5x5 and 7x7 of 16-bit types take other kernels: layout, channels, size.
 _OTHERS = ((torch.channels_last, 252, _SIZE), (torch.contiguous_format, _CHANNELS, 14))
 # Enough to compare a kernel with itself.
 _LANES = 512
