@@ -127,6 +127,15 @@ __device__ __forceinline__ void store_if(bool valid, T* address,
   *reinterpret_cast<typename Packed<T, N>::Bits*>(address) = pack<N, T>(values).bits;
 }
 
+// N elements as they are.
+template <int N, typename T>
+__device__ __forceinline__ void store_packed_if(bool valid, T* address,
+                                                Packed<T, N> values EFFKERN_SITE) {
+  EFFKERN_GLOBAL_ACCESS_IF(valid, address, N * sizeof(T), kWrite);
+  if (!valid) return;
+  *reinterpret_cast<typename Packed<T, N>::Bits*>(address) = values.bits;
+}
+
 template <int N, typename T>
 __device__ __forceinline__ void store(T* address, const Accumulate<T>* values EFFKERN_SITE) {
   store_if<N>(true, address, values EFFKERN_PASS_SITE);

@@ -15,14 +15,6 @@ namespace effkern {
 
 inline constexpr int kToeplitzWarps = 4;
 
-// `count` elements, a multiple of 8.
-template <typename T>
-__device__ __forceinline__ void zero_shared(T* to, int count, int thread, int threads) {
-  for (int i = 8 * thread; i < count; i += 8 * threads) {
-    store_shared_packed<8>(to + i, Packed<T, 8>::zero());
-  }
-}
-
 // One input row times all kernel rows; sums[i] is begun, sums[(i + 1) % k] is completed.
 template <typename T, int kKernel>
 __device__ __forceinline__ void multiply_row(float (&sums)[kKernel][4], int i, const T* from,
@@ -35,18 +27,6 @@ __device__ __forceinline__ void multiply_row(float (&sums)[kKernel][4], int i, c
   for (int ky = kKernel - 1; ky >= 0; --ky) {
     ptx::mma_m16n8k16<T>(sums[(i - ky + kKernel) % kKernel], a, taps[ky]);
   }
-}
-
-// A lane's sums of two windows are no tile: the epilogue must not look at the position.
-template <int kRows, typename Epilogue>
-__device__ __forceinline__ void finish_sums(float (&sums)[kRows][4], const Epilogue& epilogue,
-                                            int channel) {
-  float values[4 * kRows];
-#pragma unroll
-  for (int i = 0; i < 4 * kRows; ++i) values[i] = sums[i / 4][i % 4];
-  epilogue.template finish<TileOrder::kRowsColumns, 2 * kRows, 2>(values, {0, channel, 0, 0, 0, 0});
-#pragma unroll
-  for (int i = 0; i < 4 * kRows; ++i) sums[i / 4][i % 4] = values[i];
 }
 
 template <typename T, int kKernel, typename Epilogue>

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "depthwise_conv2d/depthwise_conv2d_toeplitz_tiling.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_toeplitz_block_tiling.cuh"
 
 namespace effkern {
 
@@ -56,14 +56,76 @@ bool launch_toeplitz_large(const DepthwiseImages<T>& images, int kernel_h, int k
   return true;
 }
 
+template <typename T, typename Epilogue, int kKernel>
+bool launch_toeplitz_channels_last(const DepthwiseImages<T>& images, const Epilogue& epilogue,
+                                   cudaStream_t stream, cudaError_t* error) {
+  ToeplitzBlocks tiles;
+  if (!tile_toeplitz_blocks(images, kKernel, &tiles)) return false;
+  const int64_t blocks =
+      ceil_div(tiles.panel_count, tiles.panels) * tiles.column_tiles * tiles.channel_blocks;
+  const auto kernel = depthwise_conv2d_toeplitz_channels_last_kernel<T, kKernel, Epilogue>;
+  *error = allow_shared_memory(kernel, size_t(kToeplitzMostBytes));
+  if (*error != cudaSuccess) return true;
+  *error =
+      launch_kernel(kernel, dim3(unsigned(blocks)), dim3(32 * kToeplitzBlockWarps),
+                    size_t(toeplitz_block_bytes(tiles, kKernel)), stream, images, tiles, epilogue);
+  return true;
+}
+
+template <typename T, typename Epilogue, int kKernel>
+bool launch_toeplitz_planes(const DepthwiseImages<T>& images, int load_width, int store_width,
+                            const Epilogue& epilogue, cudaStream_t stream, cudaError_t* error) {
+  ToeplitzPlanes tiles;
+  if (!tile_toeplitz_planes(images, kKernel, load_width, store_width, &tiles)) return false;
+  const ToeplitzBlocks& blocks = tiles.blocks;
+  const auto kernel = depthwise_conv2d_toeplitz_planes_kernel<T, kKernel, Epilogue>;
+  *error = allow_shared_memory(kernel, size_t(kToeplitzMostBytes));
+  if (*error != cudaSuccess) return true;
+  *error = launch_kernel(
+      kernel, dim3(unsigned(ceil_div(blocks.panel_count, blocks.panels) * blocks.channel_blocks)),
+      dim3(32 * kToeplitzBlockWarps), size_t(toeplitz_block_bytes(blocks, kKernel)), stream, images,
+      tiles, epilogue);
+  return true;
+}
+
+// Vectors of 8 channels; an int holds the offsets of a block, up to 128 rows and columns past the
+// image.
+template <typename T>
+bool has_toeplitz_channels(const Image4<T>& image) {
+  return image.has_channel_vectors(8) && image.strides.n <= kMaxInt &&
+         image.strides.h <= kMaxInt / 1024 && image.strides.w <= kMaxInt / 1024 &&
+         image.width * image.strides.w <= kMaxInt / 8;
+}
+
+// An int holds the offsets of a block's planes.
+template <typename T>
+bool has_toeplitz_planes(const Image4<T>& image) {
+  return image.strides.c <= kMaxInt / 64 && image.height * image.strides.h <= kMaxInt / 2;
+}
+
 // False if the kernels do not take these tensors, or the device has no such instructions; nothing
 // was launched then.
 template <typename T, typename Epilogue>
 bool launch_toeplitz(const DepthwiseImages<T>& images, int kernel_h, int kernel_w,
                      const Image4<const T>& from, const Image4<T>& to, const Epilogue& epilogue,
                      cudaStream_t stream, cudaError_t* error) {
-  if (!has_int_strides(from) || !has_int_strides(to) || !device_has_capability(80)) return false;
+  if (!device_has_capability(80)) return false;
+  if (has_toeplitz_channels(from) && has_toeplitz_channels(to) && kernel_h == kernel_w &&
+      (kernel_h == 5 || kernel_h == 7)) {
+    return kernel_h == 5
+               ? launch_toeplitz_channels_last<T, Epilogue, 5>(images, epilogue, stream, error)
+               : launch_toeplitz_channels_last<T, Epilogue, 7>(images, epilogue, stream, error);
+  }
+  if (!has_int_strides(from) || !has_int_strides(to)) return false;
   const int load = widest_row_vector(from), store = widest_row_vector(to);
+  if (kernel_h == kernel_w && (kernel_h == 5 || kernel_h == 7) && has_toeplitz_planes(from) &&
+      has_toeplitz_planes(to)) {
+    const bool launched =
+        kernel_h == 5
+            ? launch_toeplitz_planes<T, Epilogue, 5>(images, load, store, epilogue, stream, error)
+            : launch_toeplitz_planes<T, Epilogue, 7>(images, load, store, epilogue, stream, error);
+    if (launched) return true;
+  }
   if (kernel_h == kernel_w) {
     switch (kernel_h) {
       case 5:

@@ -70,6 +70,18 @@ struct ToeplitzOutput {
   }
 };
 
+// A lane's sums of two windows are no tile: the epilogue must not look at the position.
+template <int kRows, typename Epilogue>
+__device__ __forceinline__ void finish_sums(float (&sums)[kRows][4], const Epilogue& epilogue,
+                                            int channel) {
+  float values[4 * kRows];
+#pragma unroll
+  for (int i = 0; i < 4 * kRows; ++i) values[i] = sums[i / 4][i % 4];
+  epilogue.template finish<TileOrder::kRowsColumns, 2 * kRows, 2>(values, {0, channel, 0, 0, 0, 0});
+#pragma unroll
+  for (int i = 0; i < 4 * kRows; ++i) sums[i / 4][i % 4] = values[i];
+}
+
 // Products with the zeros of a Toeplitz matrix are NaN where the input is infinite or NaN, which
 // must not reach its neighbours. Then all of a window's sums are infinite or NaN: one of them
 // tells.

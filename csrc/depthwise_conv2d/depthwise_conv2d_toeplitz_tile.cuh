@@ -138,6 +138,14 @@ __device__ __forceinline__ void stage_panels(T* staged, const DepthwiseImages<T>
   }
 }
 
+// `count` elements, a multiple of 8.
+template <typename T>
+__device__ __forceinline__ void zero_shared(T* to, int count, int thread, int threads) {
+  for (int i = 8 * thread; i < count; i += 8 * threads) {
+    store_shared_packed<8>(to + i, Packed<T, 8>::zero());
+  }
+}
+
 // A kernel row's taps in shared memory, twice, so that any two neighbours are one aligned word of
 // one of the copies: tap i of kernel row y is at tap_table[y][0][i + 8 + shift] and
 // [y][1][i + 7 + shift], zeros around it. kHalves is the number of 8-column parts of a window's

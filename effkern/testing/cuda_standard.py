@@ -18,6 +18,8 @@ _DTYPES = (torch.bfloat16, torch.float32)
 _LAYOUTS = (torch.channels_last, torch.contiguous_format)
 # Kernel size, stride, dilation; the last is one that no specialised kernel computes.
 _KERNELS = ((3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (7, 1, 1), (3, 1, 2))
+# Where 5x5 and 7x7 of 16-bit types take other kernels: layout, channels, size.
+_OTHERS = ((torch.channels_last, 252, _SIZE), (torch.contiguous_format, _CHANNELS, 14))
 # Enough to compare a kernel with itself.
 _LANES = 512
 
@@ -37,6 +39,9 @@ def standard_launches() -> dict[str, Standard]:
         for layout in _LAYOUTS:
             for kernel, stride, dilation in _KERNELS:
                 _add(found, dtype, layout, kernel, stride, dilation)
+    for layout, channels, size in _OTHERS:
+        for kernel in (5, 7):
+            _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)
     return found
 
 
@@ -47,14 +52,16 @@ def _add(
     kernel: int,
     stride: int,
     dilation: int,
+    channels: int = _CHANNELS,
+    size: int = _SIZE,
 ) -> None:
     def image(size: int) -> torch.Tensor:
-        shape = (_BATCH, _CHANNELS, size, size)
+        shape = (_BATCH, channels, size, size)
         return torch.empty(shape, dtype=dtype, memory_format=layout)
 
     pad = dilation * (kernel - 1) // 2
-    input, output = image(_SIZE), image((_SIZE - 1) // stride + 1)
-    weight = torch.empty((_CHANNELS, 1, kernel, kernel), dtype=dtype)
+    input, output = image(size), image((size - 1) // stride + 1)
+    weight = torch.empty((channels, 1, kernel, kernel), dtype=dtype)
     geometry = (stride, stride, pad, pad, pad, pad, dilation, dilation)
     distinct = dtype.itemsize * (input.numel() + output.numel() + weight.numel())
     for pass_ in ("fwd", "dgrad", "wgrad"):

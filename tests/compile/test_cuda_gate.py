@@ -139,6 +139,16 @@ def test_the_compiler_of_a_library(tmp_path):
             (16, 1, (8, 4, 2)),
             (4, 16, (2,)),
         ),
+        (
+            "depthwise_conv2d_toeplitz_channels_last_kernel<float16, 5, BiasActivation>",
+            (16, 4, (2,)),
+            (8, 14, ()),
+        ),
+        (
+            "depthwise_conv2d_toeplitz_planes_kernel<bfloat16, 7, BiasActivation>",
+            (8, 8, (4, 2)),
+            (8, 8, (4, 2)),
+        ),
         ("depthwise_conv2d_strided_kernel<float64, long, ActivationGrad>", None, None),
     ],
 )

@@ -68,6 +68,30 @@ BREAKS = {
         r"\(\d+,0,0\) has not landed here: no wait between \[block \(\d+,0,0\) thread "
         r"\(\d+,0,0\), depthwise_conv2d_toeplitz_\w+\.cuh:\d+\]",
     ),
+    "missing_barrier_before_the_transposed_store": Break(
+        "toeplitz_channels_last_kernel.cuh",
+        "  __syncthreads();\n  detail::store_channels",
+        "  detail::store_channels",
+        r"depthwise_conv2d_toeplitz_channels_last_kernel<\w+, \d, .*: race in shared memory: this "
+        r"thread reads byte \d+ of dynamic shared memory, thread \(\d+,0,0\) wrote it at "
+        r"depthwise_conv2d_toeplitz_block\.cuh:\d+, no barrier between \[block",
+    ),
+    "outputs_over_unread_input": Break(
+        "toeplitz_block.cuh",
+        "    // All lanes have read the input.\n    __syncwarp();\n",
+        "",
+        r"depthwise_conv2d_toeplitz_(planes|channels_last)_kernel<\w+, \d, .*: race in shared "
+        r"memory: this thread (reads|writes) byte \d+ of dynamic shared memory, thread "
+        r"\(\d+,0,0\) (wrote|read) it at depthwise_conv2d_toeplitz_block\.cuh:\d+, no barrier",
+    ),
+    "planes_staged_before_they_are_zero": Break(
+        "toeplitz_planes_kernel.cuh",
+        "  __syncthreads();\n  switch (tiles.input.width) {",
+        "  switch (tiles.input.width) {",
+        r"depthwise_conv2d_toeplitz_planes_kernel<\w+, \d, .*: race in shared memory: this thread "
+        r"(reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) it at "
+        r"depthwise_conv2d_toeplitz_\w+\.cuh:\d+, no barrier between \[block",
+    ),
     "race_in_reduction": Break(
         "wgrad_kernel.cuh",
         "    __syncthreads();\n    if (slot != 0",

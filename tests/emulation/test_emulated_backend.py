@@ -77,7 +77,10 @@ def test_an_explanation_shows_the_cuda_kernel():
         image = torch.randn(1, 8, 9, 9, dtype=torch.bfloat16)
         tensor_cores = effkern.explain(half, image).plans["forward"]
         last = image.contiguous(memory_format=torch.channels_last)
-        fma = effkern.explain(half, last).plans["forward"]
+        transposed = effkern.explain(half, last).plans["forward"]
+        small = effkern.DepthwiseConv2d(8, 8, 3, padding=1, dtype=torch.bfloat16)
+        fma = effkern.explain(small, last).plans["forward"]
     assert (plan.backend, plan.kernel) == ("cuda_emulated", "cuda_direct_contiguous")
     assert tensor_cores.kernel == "cuda_toeplitz"
+    assert transposed.kernel == "cuda_toeplitz"
     assert fma.kernel == "cuda_direct_channels_last"

@@ -118,12 +118,14 @@ void run_toeplitz(bool small) {
     int64_t n, c, h, w;
   };
   const std::vector<Size> sizes =
-      small ? std::vector<Size>{{3, 2, 7, 7}, {1, 3, 14, 14}, {2, 1, 9, 40}}
-            : std::vector<Size>{{1, 1, 1, 1},   {2, 3, 2, 3},   {17, 2, 7, 7},   {9, 3, 14, 14},
-                                {1, 5, 14, 14}, {5, 2, 28, 28}, {1, 1, 28, 28},  {3, 3, 56, 56},
-                                {1, 2, 13, 17}, {2, 2, 33, 4},  {1, 1, 4, 33},   {2, 1, 19, 75},
-                                {1, 2, 9, 64},  {1, 1, 6, 132}, {1, 1, 40, 112}, {1, 1, 7, 264},
-                                {1, 1, 5, 131}, {1, 1, 120, 8}, {2, 5, 10, 38},  {1, 300, 3, 16}};
+      small ? std::vector<Size>{{3, 18, 7, 7}, {1, 3, 14, 14}, {2, 1, 9, 40}, {2, 4, 9, 8}}
+            : std::vector<Size>{{1, 1, 1, 1},    {2, 3, 2, 3},    {17, 2, 7, 7},   {9, 3, 14, 14},
+                                {1, 5, 14, 14},  {5, 2, 28, 28},  {1, 1, 28, 28},  {3, 3, 56, 56},
+                                {1, 2, 13, 17},  {2, 2, 33, 4},   {1, 1, 4, 33},   {2, 1, 19, 75},
+                                {1, 2, 9, 64},   {1, 1, 6, 132},  {1, 1, 40, 112}, {1, 1, 7, 264},
+                                {1, 1, 5, 131},  {1, 1, 120, 8},  {2, 5, 10, 38},  {1, 300, 3, 16},
+                                {5, 20, 7, 7},   {3, 17, 14, 14}, {2, 18, 12, 12}, {2, 16, 8, 40},
+                                {2, 33, 24, 16}, {3, 16, 21, 5}};
   unsigned number = 1;
   for (int64_t kernel : {5, 7, 9}) {
     for (const Size& size : sizes) {
@@ -145,6 +147,42 @@ void run_toeplitz(bool small) {
                                      Memory::kSliced, Memory::kExpanded};
           const Memory input = memories[number % 5], output = memories[number / 2 % 4];
           run({p, input, output}, number);
+        }
+      }
+    }
+  }
+}
+
+// The same of channels_last images: every way to fill a block, channels that do not, views.
+void run_toeplitz_channels_last(bool small) {
+  struct Size {
+    int64_t n, c, h, w;
+  };
+  const std::vector<Size> sizes =
+      small ? std::vector<Size>{{3, 8, 7, 7}, {2, 24, 9, 20}}
+            : std::vector<Size>{{1, 8, 1, 1},   {2, 16, 2, 3},   {17, 16, 7, 7}, {5, 24, 14, 14},
+                                {1, 40, 13, 6}, {1, 8, 14, 28},  {2, 8, 28, 28}, {1, 16, 56, 56},
+                                {1, 8, 17, 33}, {2, 16, 6, 57},  {1, 8, 8, 131}, {1, 8, 43, 4},
+                                {33, 8, 3, 5},  {1, 8, 120, 17}, {1, 136, 5, 9}};
+  unsigned number = 1;
+  for (int64_t kernel : {5, 7}) {
+    for (const Size& size : sizes) {
+      for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
+        for (int pads = 0; pads < 3; ++pads) {
+          ++number;
+          if (small && number % 3) continue;
+          auto p = square(dtype, Memory::kChannelsLast, size.n, size.c, size.h, size.w, kernel, 1,
+                          kernel / 2);
+          if (pads == 1) {
+            p.pad_left = number / 2 % kernel, p.pad_right = number / 3 % kernel;
+            p.pad_top = number / 5 % kernel, p.pad_bottom = number / 7 % kernel;
+          }
+          // Input gradients with a negative padding, and rows that meet only zeros.
+          if (pads == 2) p.pad_left = p.pad_top = kernel + number % 3, p.pad_bottom = 0;
+          vary(p, number);
+          const Memory memories[] = {Memory::kChannelsLast, Memory::kChannelsLast,
+                                     Memory::kSlicedChannels};
+          run({p, memories[number % 3], memories[number / 2 % 3]}, number);
         }
       }
     }
@@ -224,6 +262,7 @@ void run_layers() {
 void run_smoke() {
   run_edge(true);
   run_toeplitz(true);
+  run_toeplitz_channels_last(true);
   run_toeplitz_large(true);
   for (const auto& [input, output] : {std::pair(Memory::kSliced, Memory::kSliced),
                                       std::pair(Memory::kPermuted, Memory::kOffset)}) {
@@ -249,10 +288,12 @@ bool run_cases(const std::string& name) {
   if (name == "smoke") return run_smoke(), true;
   if (all || name == "edge") run_edge(false);
   if (all || name == "toeplitz") run_toeplitz(false), run_toeplitz_large(false);
+  if (all || name == "toeplitz_channels_last") run_toeplitz_channels_last(false);
   if (all || name == "views") run_views();
   if (all || name == "general") run_general();
   if (all || name == "empty") run_empty();
   if (all || name == "layers") run_layers();
-  const char* lists[] = {"all", "edge", "toeplitz", "views", "general", "empty", "layers"};
+  const char* lists[] = {"all",   "edge",    "toeplitz", "toeplitz_channels_last",
+                         "views", "general", "empty",    "layers"};
   return std::find(std::begin(lists), std::end(lists), name) != std::end(lists);
 }
