@@ -162,24 +162,41 @@ typedef uint16_t VecU16 __attribute__((vector_size(EFFKERN_VECTOR / 2)));
 typedef uint32_t VecU32 __attribute__((vector_size(EFFKERN_VECTOR)));
 
 // g++ 12 splits a conversion of vectors between 16 and 32 bits, hence the intrinsics.
-EFFKERN_INLINE Vec<float> load(const BFloat16* p) {
+EFFKERN_INLINE Vec<float> widen(VecU16 narrow, BFloat16) {
 #if defined(__AVX512F__)
-  const VecU32 bits = reinterpret_cast<VecU32>(
-      _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  const VecU32 bits =
+      reinterpret_cast<VecU32>(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(narrow)));
 #elif defined(__AVX2__)
-  const VecU32 bits = reinterpret_cast<VecU32>(
-      _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  const VecU32 bits =
+      reinterpret_cast<VecU32>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(narrow)));
 #else
-  VecU16 narrow;
-  memcpy(&narrow, p, sizeof narrow);
   const VecU32 bits = __builtin_convertvector(narrow, VecU32);
 #endif
   return reinterpret_cast<Vec<float>>(bits << 16);
 }
+EFFKERN_INLINE Vec<float> widen(VecU16 narrow, Half) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vec<float>>(_mm512_cvtph_ps(reinterpret_cast<__m256i>(narrow)));
+#elif defined(__F16C__)
+  return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(narrow)));
+#else
+  Vec<float> v;
+  for (int i = 0; i < kLanes<float>; ++i) v[i] = to_acc(Half{narrow[i]});
+  return v;
+#endif
+}
+template <class T>
+EFFKERN_INLINE Vec<float> load(const T* p) {
+  VecU16 narrow;
+  memcpy(&narrow, p, sizeof narrow);
+  return widen(narrow, T{});
+}
+// Rounded to nearest, ties to even. The bits of a NaN below those of a bfloat16 must be 0, or the
+// sum may overflow: so they are in all results of operands that were a bfloat16, and in the NaN
+// that the unit itself makes.
 EFFKERN_INLINE void store(BFloat16* p, Vec<float> v) {
   const VecU32 bits = reinterpret_cast<VecU32>(v);
-  const VecU32 rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-  const VecU32 out = (v == v ? rounded : bits | 0x7fc00000u) >> 16;
+  const VecU32 out = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 #if defined(__AVX512F__)
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                       _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(out)));
@@ -190,19 +207,6 @@ EFFKERN_INLINE void store(BFloat16* p, Vec<float> v) {
 #else
   const VecU16 narrow = __builtin_convertvector(out, VecU16);
   memcpy(p, &narrow, sizeof narrow);
-#endif
-}
-EFFKERN_INLINE Vec<float> load(const Half* p) {
-#if defined(__AVX512F__)
-  return reinterpret_cast<Vec<float>>(
-      _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
-#elif defined(__F16C__)
-  return reinterpret_cast<Vec<float>>(
-      _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-#else
-  Vec<float> v;
-  for (int i = 0; i < kLanes<float>; ++i) v[i] = to_acc(p[i]);
-  return v;
 #endif
 }
 EFFKERN_INLINE void store(Half* p, Vec<float> v) {
@@ -261,66 +265,6 @@ EFFKERN_INLINE Vec<float> load_upto<float>(const float* p, int64_t n) {
   // A masked load touches no memory behind the mask.
   const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + 8 - n));
   return reinterpret_cast<Vec<float>>(_mm256_maskload_ps(p, mask));
-}
-#endif
-
-// Which of the positions first, first + 1, ... lie in [0, size); both fit an int32.
-EFFKERN_INLINE Vector<float>::mask lanes_inside(int64_t first, int64_t size) {
-  Vector<float>::mask position;
-  for (int i = 0; i < kLanes<float>; ++i) position[i] = i;
-  position += static_cast<int32_t>(first);
-  return (position >= 0) & (position < static_cast<int32_t>(size));
-}
-// Lanes whose mask is 0 touch no memory and are zero.
-EFFKERN_INLINE Vec<float> load_masked(const float* p, Vector<float>::mask mask) {
-#if defined(__AVX512F__)
-  const __m512i bits = reinterpret_cast<__m512i>(mask);
-  return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(_mm512_movepi32_mask(bits), p));
-#elif defined(__AVX2__) && EFFKERN_VECTOR == 32
-  return reinterpret_cast<Vec<float>>(_mm256_maskload_ps(p, reinterpret_cast<__m256i>(mask)));
-#else
-  Vec<float> v{};
-  for (int i = 0; i < kLanes<float>; ++i) {
-    if (mask[i]) v[i] = p[i];
-  }
-  return v;
-#endif
-}
-
-// The even or the odd lanes of two vectors, in an order that is cheap to make; unfold() mends it,
-// and fold() makes it.
-#if EFFKERN_VECTOR == 16
-EFFKERN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6);
-}
-EFFKERN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
-  return __builtin_shufflevector(a, b, 1, 3, 5, 7);
-}
-EFFKERN_INLINE Vec<float> unfold(Vec<float> v) { return v; }
-EFFKERN_INLINE Vec<float> fold(Vec<float> v) { return v; }
-#elif EFFKERN_VECTOR == 32
-EFFKERN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
-  return __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14);
-}
-EFFKERN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
-  return __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
-}
-EFFKERN_INLINE Vec<float> unfold(Vec<float> v) {
-  return __builtin_shufflevector(v, v, 0, 1, 4, 5, 2, 3, 6, 7);
-}
-EFFKERN_INLINE Vec<float> fold(Vec<float> v) { return unfold(v); }
-#else
-EFFKERN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
-  return __builtin_shufflevector(a, b, 0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30);
-}
-EFFKERN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
-  return __builtin_shufflevector(a, b, 1, 3, 17, 19, 5, 7, 21, 23, 9, 11, 25, 27, 13, 15, 29, 31);
-}
-EFFKERN_INLINE Vec<float> unfold(Vec<float> v) {
-  return __builtin_shufflevector(v, v, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-}
-EFFKERN_INLINE Vec<float> fold(Vec<float> v) {
-  return __builtin_shufflevector(v, v, 0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15);
 }
 #endif
 

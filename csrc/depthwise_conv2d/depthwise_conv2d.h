@@ -90,7 +90,7 @@ enum class Kernel : int {
   kEmpty,
   // CPU, channels_last, without packing: 3x3, 5x5 and 7x7.
   kCpuDirectChannels,
-  // CPU, contiguous float32, without packing: 3x3, 5x5 and 7x7.
+  // CPU, contiguous float32 and 16-bit, without packing: 3x3, 5x5 and 7x7.
   kCpuDirectRows,
   // CPU, SIMD lanes hold channels (the channel stride is 1).
   kCpuChannels,

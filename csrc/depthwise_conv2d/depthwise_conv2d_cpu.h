@@ -113,7 +113,7 @@ inline constexpr int kDirectCols = 4;
 // Rows of one tile of those for contiguous images, at most.
 inline constexpr int kDirectRows = 7;
 
-// A widened row, with the borders that whole vectors meet and what widening overwrites.
+// A copied row, with the borders that whole vectors meet.
 inline constexpr int64_t direct_rows_pitch(int64_t width, int64_t out_width, int64_t pad,
                                            int64_t kernel, int64_t stride, int64_t lanes) {
   const int64_t met = (out_width + lanes) * stride + lanes + kernel;

@@ -68,7 +68,7 @@ struct DirectArgs {
   int64_t origin, source_row, source_col;
   // The part of the tile's footprint that lies inside the image.
   int64_t first_row, last_row, first_col, last_col;
-  // Per vector of channels: bias, then taps, each a vector.
+  // Per span of channels: bias, then taps, each a span.
   const Acc<T>* weights;
   int64_t channels;
   DirectEpilogue<Acc<T>> epilogue;
@@ -88,29 +88,48 @@ enum class Footprint {
 };
 inline constexpr int kFootprints = 6;
 
+// Rows of pixels of one tile, each of kDirectCols spans.
+template <class T>
+constexpr int kDirectTileRows = 2 / kSpanVectors<T>;
+
 // The part of a K x K convolution of R x kDirectCols pixels with stride S that comes from one row
 // of the image; `weight[r]` is the row of the kernel that output row r meets there.
 template <class T, int K, int S, int R, Footprint F>
-EFFKERN_INLINE void direct_row(Vec<Acc<T>> (&acc)[R][kDirectCols], const T* source,
+EFFKERN_INLINE void direct_row(Span<T> (&acc)[R][kDirectCols], const T* source,
                                const Acc<T>* const (&weight)[R], const DirectArgs<T>& args) {
   using A = Acc<T>;
-  constexpr int L = kLanes<A>;
+  constexpr int L = kLanes<A>, kVectors = kSpanVectors<T>;
   constexpr int kCols = (kDirectCols - 1) * S + K;
   constexpr bool kSome = F == Footprint::kSomeCols;
   constexpr int kFirst = F == Footprint::kWithoutLeft || F == Footprint::kWithoutBoth;
   constexpr int kLast = kCols - (F == Footprint::kWithoutRight || F == Footprint::kWithoutBoth);
   if constexpr (kSome || sizeof(T) == 2) {
-    // Each pixel is tested or converted once.
+    // Each pixel is tested or converted once; the registers hold the weights of a row of 3x3.
+    constexpr bool kKeep = sizeof(T) == 2 && K == 3 && kVectors == 1;
+    Span<T> w[R][K];
+#pragma GCC unroll 2
+    for (int r = 0; r < R && kKeep; ++r)
+#pragma GCC unroll 8
+      for (int k = 0; k < K; ++k)
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) {
+          w[r][k].v[v] = in_register(load_acc(weight[r] + (k * kVectors + v) * L));
+        }
 #pragma GCC unroll 16
     for (int q = kFirst; q < kLast; ++q) {
       if (kSome && (q < args.first_col || q >= args.last_col)) continue;
-      const Vec<A> x = load(source + q * args.source_col);
+      const Span<T> x = load_span(source + q * args.source_col);
 #pragma GCC unroll 8
       for (int p = 0; p < kDirectCols; ++p) {
         const int k = q - p * S;
         if (k < 0 || k >= K) continue;
 #pragma GCC unroll 2
-        for (int r = 0; r < R; ++r) acc[r][p] += load_acc(weight[r] + k * L) * x;
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+          for (int v = 0; v < kVectors; ++v) {
+            const A* tap = weight[r] + (k * kVectors + v) * L;
+            acc[r][p].v[v] += (kKeep ? w[r][k].v[v] : load_acc(tap)) * x.v[v];
+          }
       }
     }
   } else {
@@ -126,7 +145,7 @@ EFFKERN_INLINE void direct_row(Vec<Acc<T>> (&acc)[R][kDirectCols], const T* sour
         if (q < kFirst || q >= kLast) continue;
         const Vec<A> x = load(source + q * args.source_col);
 #pragma GCC unroll 2
-        for (int r = 0; r < R; ++r) acc[r][p] += w[r] * x;
+        for (int r = 0; r < R; ++r) acc[r][p].v[0] += w[r] * x;
       }
     }
   }
@@ -134,15 +153,15 @@ EFFKERN_INLINE void direct_row(Vec<Acc<T>> (&acc)[R][kDirectCols], const T* sour
 
 // Rows [kBegin, kEnd) of the tile's footprint, which kCount rows of pixels from kFirst on meet.
 template <class T, int K, int S, int R, Footprint F, int kBegin, int kEnd, int kFirst, int kCount>
-EFFKERN_INLINE void direct_rows(Vec<Acc<T>> (&acc)[R][kDirectCols], const T* source,
-                                const Acc<T>* taps, const DirectArgs<T>& args) {
+EFFKERN_INLINE void direct_rows(Span<T> (&acc)[R][kDirectCols], const T* source, const Acc<T>* taps,
+                                const DirectArgs<T>& args) {
   using A = Acc<T>;
 #pragma GCC unroll 8
   for (int row = kBegin; row < kEnd; ++row) {
     if (F != Footprint::kInside && (row < args.first_row || row >= args.last_row)) continue;
     const A* weights[kCount];
-    for (int r = 0; r < kCount; ++r) weights[r] = taps + (row - (kFirst + r) * S) * K * kLanes<A>;
-    direct_row<T, K, S, kCount, F>(reinterpret_cast<Vec<A>(&)[kCount][kDirectCols]>(acc[kFirst]),
+    for (int r = 0; r < kCount; ++r) weights[r] = taps + (row - (kFirst + r) * S) * K * kSpan<T>;
+    direct_row<T, K, S, kCount, F>(reinterpret_cast<Span<T>(&)[kCount][kDirectCols]>(acc[kFirst]),
                                    source + row * args.source_row, weights, args);
   }
 }
@@ -151,53 +170,55 @@ EFFKERN_INLINE void direct_rows(Vec<Acc<T>> (&acc)[R][kDirectCols], const T* sou
 template <class T, int K, int S, int R, Footprint F>
 void direct_tile(const DirectArgs<T>& arguments) {
   using A = Acc<T>;
-  constexpr int L = kLanes<A>;
-  static_assert(R <= 2 && S < K);
+  constexpr int L = kLanes<A>, kVectors = kSpanVectors<T>;
+  static_assert(R <= kDirectTileRows<T> && S < K);
   // Rows of the image that only the first row of pixels meets; as many at the end meet only the
   // last one.
   constexpr int kApart = (R - 1) * S;
   // A copy, which the stores to the output cannot change.
   const DirectArgs<T> args = arguments;
   const A* weights = args.weights;
-  for (int64_t c = 0;; c += L, weights += (K * K + 1) * L) {
-    // The last vector begins earlier where the channels do not fill it.
-    if (c > args.channels - L) c = args.channels - L;
+  for (int64_t c = 0;; c += kSpan<T>, weights += (K * K + 1) * kSpan<T>) {
+    // The last span begins earlier where the channels do not fill it.
+    if (c > args.channels - kSpan<T>) c = args.channels - kSpan<T>;
     const T* source = args.source + (args.origin + c);
-    Vec<A> acc[R][kDirectCols];
+    Span<T> acc[R][kDirectCols];
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int p = 0; p < kDirectCols; ++p) acc[r][p] = load_acc(weights);
-    const A* taps = weights + L;
+      for (int p = 0; p < kDirectCols; ++p)
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) acc[r][p].v[v] = load_acc(weights + v * L);
+    const A* taps = weights + kSpan<T>;
     direct_rows<T, K, S, R, F, 0, kApart, 0, 1>(acc, source, taps, args);
     direct_rows<T, K, S, R, F, kApart, K, 0, R>(acc, source, taps, args);
     direct_rows<T, K, S, R, F, K, K + kApart, R - 1, 1>(acc, source, taps, args);
-    args.epilogue.apply(reinterpret_cast<Vec<A>(&)[R * kDirectCols]>(acc));
+    args.epilogue.apply(reinterpret_cast<Vec<A>(&)[R * kDirectCols * kVectors]>(acc));
     T* out = args.out + c;
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r, out += args.out_row)
 #pragma GCC unroll 8
-      for (int p = 0; p < kDirectCols; ++p) store(out + p * args.out_col, acc[r][p]);
-    if (c + L >= args.channels) break;
+      for (int p = 0; p < kDirectCols; ++p) store_span(out + p * args.out_col, acc[r][p]);
+    if (c + kSpan<T> >= args.channels) break;
   }
 }
 
 template <class T, int K, int S>
 struct DirectTiles {
-  void (*run[2][kFootprints])(const DirectArgs<T>&) = {};
+  void (*run[kDirectTileRows<T>][kFootprints])(const DirectArgs<T>&) = {};
 
   template <int R, int kFootprint>
   constexpr void fill() {
     constexpr Footprint kThis = Footprint{kFootprint};
-    // Larger kernels meet the border in too many ways, 16-bit types are bound by conversions.
-    constexpr bool kExact = (K == 3 && sizeof(T) == 4) || kThis == Footprint::kInside;
+    // Larger kernels meet the border in too many ways.
+    constexpr bool kExact = K == 3 || kThis == Footprint::kInside;
     constexpr Footprint kUsed = kExact ? kThis : Footprint::kSomeCols;
     run[R - 1][kFootprint] = &direct_tile<T, K, S, R, kUsed>;
     if constexpr (kFootprint + 1 < kFootprints) fill<R, kFootprint + 1>();
   }
   constexpr DirectTiles() {
     fill<1, 0>();
-    fill<2, 0>();
+    if constexpr (kDirectTileRows<T> > 1) fill<2, 0>();
   }
 };
 template <class T, int K, int S>
@@ -252,9 +273,12 @@ class DirectChannels {
 
  private:
   void pack(int64_t begin, int64_t end) {
-    packed_.extend(begin, end, L, [&](int64_t c) {
-      A* out = weights_ + c * (K * K + 1);
-      pack_weights<T, true>(t_, min64(c, t_.channels - L), L, K * K, out + L, out);
+    packed_.extend(begin, end, kSpan<T>, [&](int64_t c) {
+      const int64_t channel = min64(c, t_.channels - kSpan<T>);
+      for (int v = 0; v < kSpanVectors<T>; ++v) {
+        A* out = weights_ + c * (K * K + 1) + v * L;
+        pack_weights<T, true>(t_, channel + v, L, K * K, out + kSpan<T>, out, kSpanVectors<T>);
+      }
     });
   }
 
@@ -285,9 +309,9 @@ class DirectChannels {
   void run_block(const T* source, T* out, int64_t row, int64_t end) {
     const Strides4 &s = t_.source_strides, &o = t_.output_strides;
     args_.source = source;
-    for (; row < end; row += 2) {
-      const bool two = row + 1 < end;
-      const int64_t first = row * S + t_.rows.min_distance, rows = two ? S + K : K;
+    for (; row < end; row += kDirectTileRows<T>) {
+      const int64_t count = min64(kDirectTileRows<T>, end - row);
+      const int64_t first = row * S + t_.rows.min_distance, rows = (count - 1) * S + K;
       args_.first_row = max64(0, -first);
       args_.last_row = min64(rows, t_.rows.source_size - first);
       for (int64_t next = 0; next < t_.cols.out_size; next += kDirectCols) {
@@ -299,9 +323,9 @@ class DirectChannels {
         args_.origin = first * s.h + left * s.w;
         args_.out = out + row * o.h + col * o.w;
         const auto kind = static_cast<int>(footprint(args_, rows));
-        kDirectTiles<T, K, S>.run[two][kind](args_);
+        kDirectTiles<T, K, S>.run[count - 1][kind](args_);
       }
-      sums_.add(row, two ? 2 : 1, 0, t_.cols.out_size);
+      sums_.add(row, count, 0, t_.cols.out_size);
     }
   }
 

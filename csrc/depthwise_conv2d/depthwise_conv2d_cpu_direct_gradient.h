@@ -12,7 +12,7 @@ struct DirectGradientArgs {
   int64_t origin, grad_row, grad_col;
   // Where that element lies, and the size of the gradient.
   int64_t row, col, rows, cols;
-  // Per vector of channels: the taps, each a vector.
+  // Per span of channels: the taps, each a span.
   const Acc<T>* weights;
   int64_t channels;
   // The tile's first pixel; those from first to last lie inside the image.
@@ -21,29 +21,34 @@ struct DirectGradientArgs {
   int64_t first_row, last_row, first_col, last_col;
 };
 
-// 2 x 4 pixels of all channels, of which the first has phase 0 in both directions; kEdge if a part
-// of them, or of what they read, lies outside.
+// Pixels of a row of one tile, which is 2 rows high.
+template <class T>
+constexpr int kGradientCols = 4 / kSpanVectors<T>;
+
+// 2 x kGradientCols pixels of all channels, of which the first has phase 0 in both directions;
+// kEdge if a part of them, or of what they read, lies outside.
 template <class T, int K, bool kEdge>
 void direct_gradient_tile(const DirectGradientArgs<T>& arguments) {
   using A = Acc<T>;
-  constexpr int L = kLanes<A>, kHalf = (K - 1) / 2;
+  constexpr int L = kLanes<A>, kVectors = kSpanVectors<T>;
+  constexpr int kHalf = (K - 1) / 2, kCols = kGradientCols<T>;
   // A copy, which the stores to the output cannot change.
   const DirectGradientArgs<T> args = arguments;
   const A* weights = args.weights;
-  for (int64_t c = 0;; c += L, weights += K * K * L) {
-    // The last vector begins earlier where the channels do not fill it.
-    if (c > args.channels - L) c = args.channels - L;
-    Vec<A> acc[2][4] = {};
+  for (int64_t c = 0;; c += kSpan<T>, weights += K * K * kSpan<T>) {
+    // The last span begins earlier where the channels do not fill it.
+    if (c > args.channels - kSpan<T>) c = args.channels - kSpan<T>;
+    Span<T> acc[2][kCols] = {};
 #pragma GCC unroll 4
     for (int i = 0; i <= kHalf; ++i) {
       if (kEdge && (args.row < i || args.row - i >= args.rows)) continue;
       const T* grad = args.grad + (args.origin - i * args.grad_row + c);
 #pragma GCC unroll 8
-      for (int d = -kHalf; d <= 1; ++d) {
+      for (int d = -kHalf; d < kCols / 2; ++d) {
         if (kEdge && (args.col + d < 0 || args.col + d >= args.cols)) continue;
-        const Vec<A> g = load(grad + d * args.grad_col);
+        const Span<T> g = load_span(grad + d * args.grad_col);
 #pragma GCC unroll 2
-        for (int pair = 0; pair < 2; ++pair) {
+        for (int pair = 0; pair < kCols / 2; ++pair) {
           const int j = pair - d;
           if (j < 0 || j > kHalf) continue;
 #pragma GCC unroll 2
@@ -51,7 +56,12 @@ void direct_gradient_tile(const DirectGradientArgs<T>& arguments) {
 #pragma GCC unroll 2
             for (int b = 0; b < 2; ++b) {
               const int y = a + 2 * i, x = b + 2 * j;
-              if (y < K && x < K) acc[a][2 * pair + b] += load_acc(weights + (y * K + x) * L) * g;
+              if (y >= K || x >= K) continue;
+#pragma GCC unroll 2
+              for (int v = 0; v < kVectors; ++v) {
+                const A* tap = weights + ((y * K + x) * kVectors + v) * L;
+                acc[a][2 * pair + b].v[v] += load_acc(tap) * g.v[v];
+              }
             }
           }
         }
@@ -62,12 +72,12 @@ void direct_gradient_tile(const DirectGradientArgs<T>& arguments) {
     for (int a = 0; a < 2; ++a, out += args.out_row) {
       if (kEdge && (a < args.first_row || a >= args.last_row)) continue;
 #pragma GCC unroll 4
-      for (int x = 0; x < 4; ++x) {
+      for (int x = 0; x < kCols; ++x) {
         if (kEdge && (x < args.first_col || x >= args.last_col)) continue;
-        store(out + x * args.out_col, acc[a][x]);
+        store_span(out + x * args.out_col, acc[a][x]);
       }
     }
-    if (c + L >= args.channels) break;
+    if (c + kSpan<T> >= args.channels) break;
   }
 }
 
@@ -101,23 +111,30 @@ class DirectGradient {
 
  private:
   void pack(int64_t begin, int64_t end) {
-    packed_.extend(begin, end, L, [&](int64_t c) {
-      const int64_t channel = min64(c, t_.channels - L);
-      const T* weight = static_cast<const T*>(t_.weight) + channel * t_.weight_stride_o;
-      A* out = weights_ + c * (K * K);
-      if (t_.weight_stride_w == 1 && t_.weight_stride_h == K && t_.weight_stride_o == K * K) {
-        return pack_transposed(weight, L, K * K, false, out);
-      }
-      for (int64_t k = 0; k < K * K; ++k) {
-        const T* tap = weight + k / K * t_.weight_stride_h + k % K * t_.weight_stride_w;
-        for (int l = 0; l < L; ++l) out[k * L + l] = to_acc(tap[l * t_.weight_stride_o]);
+    packed_.extend(begin, end, kSpan<T>, [&](int64_t c) {
+      const T* weight = static_cast<const T*>(t_.weight);
+      weight += min64(c, t_.channels - kSpan<T>) * t_.weight_stride_o;
+      for (int v = 0; v < kSpanVectors<T>; ++v) {
+        pack_vector(weight + v * t_.weight_stride_o, weights_ + c * (K * K) + v * L);
       }
     });
   }
 
+  // One vector of a span.
+  void pack_vector(const T* weight, A* out) const {
+    constexpr int kStep = kSpanVectors<T>;
+    if (t_.weight_stride_w == 1 && t_.weight_stride_h == K && t_.weight_stride_o == K * K) {
+      return pack_transposed(weight, L, K * K, false, out, kStep);
+    }
+    for (int64_t k = 0; k < K * K; ++k, out += kStep * L) {
+      const T* tap = weight + k / K * t_.weight_stride_h + k % K * t_.weight_stride_w;
+      for (int l = 0; l < L; ++l) out[l] = to_acc(tap[l * kStep * t_.weight_stride_o]);
+    }
+  }
+
   void run_pair(int64_t n, int64_t channel, int64_t row) {
     const Strides4 &g = t_.source_strides, &o = t_.output_strides;
-    constexpr int64_t kHalf = (K - 1) / 2;
+    constexpr int64_t kHalf = (K - 1) / 2, kCols = kGradientCols<T>;
     args_.grad = static_cast<const T*>(t_.source) + n * g.n + channel;
     args_.row = (row + t_.pad_top) / 2;
     args_.first_row = max64(0, -row);
@@ -125,14 +142,14 @@ class DirectGradient {
     const bool edge =
         args_.first_row > 0 || args_.last_row < 2 || args_.row < kHalf || args_.row >= args_.rows;
     T* out = static_cast<T*>(t_.output) + n * o.n + channel;
-    for (int64_t col = -(t_.pad_left % 2); col < t_.cols.out_size; col += 4) {
+    for (int64_t col = -(t_.pad_left % 2); col < t_.cols.out_size; col += kCols) {
       args_.col = (col + t_.pad_left) / 2;
       args_.first_col = max64(0, -col);
-      args_.last_col = min64(4, t_.cols.out_size - col);
+      args_.last_col = min64(kCols, t_.cols.out_size - col);
       args_.origin = args_.row * g.h + args_.col * g.w;
       args_.out = out + (row * o.h + col * o.w);
-      if (edge || args_.first_col > 0 || args_.last_col < 4 || args_.col < kHalf ||
-          args_.col + 1 >= args_.cols) {
+      if (edge || args_.first_col > 0 || args_.last_col < kCols || args_.col < kHalf ||
+          args_.col + kCols / 2 > args_.cols) {
         direct_gradient_tile<T, K, true>(args_);
       } else {
         direct_gradient_tile<T, K, false>(args_);

@@ -1,48 +1,84 @@
 // Forward and input gradient of contiguous images without packing: a lane is a pixel of a row, a
 // tile keeps a vector of each of up to seven rows in registers, and each row of the image is loaded
-// once per kernel column for all of them. Rows of 16-bit images are widened first, with borders of
-// zeros, so that no vector needs a mask. 3x3 and 5x5 with stride 1 and 2, 7x7 with stride 1.
+// once per kernel column for all of them. 3x3 and 5x5 with stride 1 and 2, 7x7 with stride 1.
 // Included after the weights header, once per instruction set.
 namespace effkern {
 namespace EFFKERN_ISA {
 
+template <class T>
 struct RowsArgs {
   // The rows of the image that the tile meets; zeros in place of those outside.
-  const float* rows[(kDirectRows - 1) * 2 + 7];
+  const T* rows[(kDirectRows - 1) * 2 + 7];
   // Columns of the image, and those that the first output column reaches to the left of it.
   int64_t width, pad;
   // Those of direct_rows_masks for each strip, or null: there are too many strips to keep them.
-  const Vector<float>::mask* masks;
+  const LaneMask<T>* masks;
   const float* weights;
   float bias;
   DirectEpilogue<float> epilogue;
-  float* out;
+  T* out;
   int64_t out_row, out_width;
 };
 
 // Masks per strip, and strips whose masks are computed once for all planes.
 constexpr int kRowsMasks = 8, kMaskedStrips = 8;
 
-// Lanes inside the image, per column of the kernel, or, with stride 2, per vector of two columns.
-template <int K, int S>
-EFFKERN_INLINE void direct_rows_masks(const RowsArgs& args, int64_t col,
-                                      Vector<float>::mask* masks) {
+// Vectors of one strip of output columns: a span of them. At the end of a row one vector may do.
+template <class T, int S>
+constexpr int kStripVectors = S == 1 ? kSpanVectors<T> : 1;
+// Columns of the image that a strip reads.
+template <int K, int S, int V>
+constexpr int64_t kStripReach = S * V * kLanes<float> + K - 1;
+
+// Lanes inside the image, per column of the kernel, or, with stride 2 or spans, per vector of two
+// columns.
+template <class T, int K, int S, int V>
+EFFKERN_INLINE void direct_rows_masks(const RowsArgs<T>& args, int64_t col, LaneMask<T>* masks) {
   constexpr int L = kLanes<float>;
   const int64_t first = col * S - args.pad;
+  constexpr bool kSingle = S == 1 && V == 1;
   for (int j = 0; j < K; ++j) {
-    const int64_t start = S == 1 ? j : j / 2 * 2 + j % 2 * L;
-    masks[j] = lanes_inside(first + start, args.width);
+    const int64_t start = kSingle ? j : j / 2 * 2 + j % 2 * L;
+    masks[j] = lanes_inside<T>(first + start, args.width);
   }
   // The second vector of the last column.
-  if (S == 2) masks[K] = lanes_inside(first + K - 1 + L, args.width);
+  if (!kSingle) masks[K] = lanes_inside<T>(first + K - 1 + L, args.width);
+}
+
+// Output columns [col, col + kSpan) of R rows of a bfloat16 image with stride 1: a vector of the
+// even columns of each row and one of the odd ones.
+template <class T, int K, int R, bool kMasked>
+EFFKERN_INLINE void direct_rows_spans(const RowsArgs<T>& args, int64_t col,
+                                      const LaneMask<T>* masks, Vec<float> (&acc)[2 * R]) {
+  const int64_t first = col - args.pad;
+#pragma GCC unroll 8
+  for (int r = 0; r < 2 * R; ++r) acc[r] = splat(args.bias);
+  // The even pixels from j on meet column j of the kernel for the even columns of the output and
+  // column j - 1 for the odd ones; the odd pixels meet the next columns.
+#pragma GCC unroll 4
+  for (int j = 0; j < K; j += 2) {
+#pragma GCC unroll 16
+    for (int row = 0; row < R + K - 1; ++row) {
+      const T* p = args.rows[row] + (first + j);
+      const EvenOdd x = kMasked ? load_even_odd_masked(p, masks + j) : load_even_odd(p);
+#pragma GCC unroll 8
+      for (int i = 0; i < K; ++i) {
+        const int r = row - i;
+        if (r < 0 || r >= R) continue;
+        const float* w = args.weights + (i * K + j);
+        acc[2 * r] += splat(w[0]) * x.even;
+        acc[2 * r + 1] += splat(w[0]) * x.odd;
+        if (j > 0) acc[2 * r + 1] += splat(w[-1]) * x.even;
+        if (j + 1 < K) acc[2 * r] += splat(w[1]) * x.odd;
+      }
+    }
+  }
 }
 
 // Output columns [col, col + kLanes) of R rows. kMasked if they reach over the border of the image.
-template <int K, int S, int R, bool kMasked>
-EFFKERN_INLINE void direct_rows_tile(const RowsArgs& args, int64_t col,
-                                     const Vector<float>::mask* masks, Vec<float> (&acc)[R]) {
-  constexpr int L = kLanes<float>;
-  typedef Vector<float>::mask Mask;
+template <class T, int K, int S, int R, bool kMasked>
+EFFKERN_INLINE void direct_rows_tile(const RowsArgs<T>& args, int64_t col, const LaneMask<T>* masks,
+                                     Vec<float> (&acc)[R]) {
   const int64_t first = col * S - args.pad;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) acc[r] = splat(args.bias);
@@ -50,14 +86,14 @@ EFFKERN_INLINE void direct_rows_tile(const RowsArgs& args, int64_t col,
     // One column of the kernel after the other: its weights fit the registers.
 #pragma GCC unroll 8
     for (int j = 0; j < K; ++j) {
-      Mask mask;
+      LaneMask<T> mask;
       if constexpr (kMasked) mask = masks[j];
       Vec<float> w[K];
 #pragma GCC unroll 8
       for (int i = 0; i < K; ++i) w[i] = splat(args.weights[i * K + j]);
 #pragma GCC unroll 16
       for (int row = 0; row < R + K - 1; ++row) {
-        const float* p = args.rows[row] + (first + j);
+        const T* p = args.rows[row] + (first + j);
         const Vec<float> x = kMasked ? load_masked(p, mask) : load(p);
 #pragma GCC unroll 8
         for (int i = 0; i < K; ++i) {
@@ -70,114 +106,137 @@ EFFKERN_INLINE void direct_rows_tile(const RowsArgs& args, int64_t col,
   // Two columns at a time: they are the even and the odd pixels of the same two vectors.
 #pragma GCC unroll 4
   for (int j = 0; j < K; j += 2) {
-    Mask even, odd;
-    if constexpr (kMasked) even = masks[j], odd = masks[j + 1];
 #pragma GCC unroll 16
     for (int row = 0; row < (R - 1) * S + K; ++row) {
-      const float* p = args.rows[row] + (first + j);
-      const Vec<float> x = kMasked ? load_masked(p, even) : load(p);
-      const Vec<float> y = kMasked ? load_masked(p + L, odd) : load(p + L);
+      const T* p = args.rows[row] + (first + j);
+      const EvenOdd x = kMasked ? load_even_odd_masked(p, masks + j) : load_even_odd(p);
 #pragma GCC unroll 2
       for (int k = j; k < j + 2; ++k) {
-        if (k >= K) continue;
-        const Vec<float> v = k == j ? even_lanes(x, y) : odd_lanes(x, y);
 #pragma GCC unroll 8
-        for (int i = 0; i < K; ++i) {
+        for (int i = 0; i < K && k < K; ++i) {
           const int r = (row - i) / S;
           if (row < i || (row - i) % S != 0 || r >= R) continue;
-          acc[r] += splat(args.weights[i * K + k]) * v;
+          acc[r] += splat(args.weights[i * K + k]) * (k == j ? x.even : x.odd);
         }
       }
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) acc[r] = unfold(acc[r]);
+  for (int r = 0; r < R; ++r) acc[r] = pixel_order<T>(acc[r]);
 }
 
-template <int K, int S, int R, bool kMasked>
-void direct_rows_strip(const RowsArgs& args, int64_t col, const Vector<float>::mask* masks) {
-  constexpr int L = kLanes<float>;
-  Vec<float> acc[R];
-  direct_rows_tile<K, S, R, kMasked>(args, col, masks, acc);
+// The same with V vectors, finished and stored.
+template <class T, int K, int S, int R, int V, bool kMasked>
+void direct_rows_strip(const RowsArgs<T>& args, int64_t col, const LaneMask<T>* masks) {
+  constexpr int kCols = V * kLanes<float>;
+  Vec<float> acc[R * V];
+  if constexpr (V == 2) {
+    direct_rows_spans<T, K, R, kMasked>(args, col, masks, acc);
+  } else {
+    direct_rows_tile<T, K, S, R, kMasked>(args, col, masks, acc);
+  }
   args.epilogue.apply(acc);
-  float* out = args.out + col;
+  T* out = args.out + col;
   const int64_t width = args.out_width;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r, out += args.out_row) {
-    // What a vector writes too much may fall into the next rows, which are written after it.
-    if (width >= L || (args.out_row == width && (R - r) * width >= L)) {
-      store(out, acc[r]);
+    // What a strip writes too much may fall into the next rows, which are written after it.
+    const bool whole = width >= kCols || (args.out_row == width && (R - r) * width >= kCols);
+    T few[kCols];
+    T* strip = whole ? out : few;
+    if constexpr (V == 2) {
+      store_span(strip, {{acc[2 * r], acc[2 * r + 1]}});
     } else {
-      store_upto(out, acc[r], width);
+      store(strip, acc[r]);
     }
+    if (!whole) copy_few(out, few, width);
   }
 }
 
-template <int K, int S, int R>
-void direct_rows_all(const RowsArgs& args) {
-  constexpr int64_t L = kLanes<float>;
-  // Columns that one strip reads.
-  constexpr int64_t kReach = S == 1 ? L + K - 1 : 2 * L + K - 1;
-  for (int64_t next = 0; next < args.out_width; next += L) {
-    // The last strip begins earlier where the row is no multiple of it.
-    const int64_t col = max64(0, min64(next, args.out_width - L));
-    const int64_t first = col * S - args.pad;
-    if (first >= 0 && first + kReach <= args.width) {
-      direct_rows_strip<K, S, R, false>(args, col, nullptr);
-    } else if (args.masks) {
-      direct_rows_strip<K, S, R, true>(args, col, args.masks + next / L * kRowsMasks);
-    } else {
-      Vector<float>::mask masks[kRowsMasks];
-      direct_rows_masks<K, S>(args, col, masks);
-      direct_rows_strip<K, S, R, true>(args, col, masks);
-    }
+// The strip of V vectors that covers the columns from `next` on; a last strip begins earlier where
+// the row is no multiple of it.
+template <class T, int K, int S, int R, int V>
+EFFKERN_INLINE void direct_rows_next(const RowsArgs<T>& args, int64_t next,
+                                     const LaneMask<T>* masks) {
+  const int64_t col = max64(0, min64(next, args.out_width - V * kLanes<float>));
+  const int64_t first = col * S - args.pad;
+  if (first >= 0 && first + kStripReach<K, S, V> <= args.width) {
+    direct_rows_strip<T, K, S, R, V, false>(args, col, nullptr);
+  } else if (masks) {
+    direct_rows_strip<T, K, S, R, V, true>(args, col, masks);
+  } else {
+    LaneMask<T> computed[kRowsMasks];
+    direct_rows_masks<T, K, S, V>(args, col, computed);
+    direct_rows_strip<T, K, S, R, V, true>(args, col, computed);
   }
 }
 
-template <int K, int S>
+template <class T, int K, int S, int R>
+void direct_rows_all(const RowsArgs<T>& args) {
+  constexpr int64_t L = kLanes<float>, kVectors = kStripVectors<T, S>;
+  const LaneMask<T>* masks = args.masks;
+  int64_t next = 0;
+  for (; next + (kVectors - 1) * L < args.out_width; next += kVectors * L) {
+    direct_rows_next<T, K, S, R, kVectors>(args, next, masks);
+    if (masks) masks += kRowsMasks;
+  }
+  if (kVectors > 1 && next < args.out_width) direct_rows_next<T, K, S, R, 1>(args, next, masks);
+}
+
+template <class T, int K, int S>
 struct DirectRowsTiles {
   // More would not fit the registers.
-  static constexpr int kMax = S == 1 ? kDirectRows : 4;
-  void (*run[kMax])(const RowsArgs&) = {};
+  static constexpr int kMax = S == 1 && kStripVectors<T, S> == 1 ? kDirectRows : 4;
+  void (*run[kMax])(const RowsArgs<T>&) = {};
 
   template <int R>
   constexpr void fill() {
-    run[R - 1] = &direct_rows_all<K, S, R>;
+    run[R - 1] = &direct_rows_all<T, K, S, R>;
     if constexpr (R < kMax) fill<R + 1>();
   }
   constexpr DirectRowsTiles() { fill<1>(); }
 };
-template <int K, int S>
-constexpr DirectRowsTiles<K, S> kDirectRowsTiles{};
+template <class T, int K, int S>
+constexpr DirectRowsTiles<T, K, S> kDirectRowsTiles{};
 
 template <class T, int K, int S>
 class DirectRows {
-  static constexpr int L = kLanes<float>;
-  static constexpr int kMax = DirectRowsTiles<K, S>::kMax;
+  static constexpr int L = kLanes<float>, kCols = kStripVectors<T, S> * L;
+  static constexpr int kMax = DirectRowsTiles<T, K, S>::kMax;
   // Rows of the image that the tallest tile meets.
   static constexpr int kSlots = (kMax - 1) * S + K;
-  static constexpr bool kWide = sizeof(T) == sizeof(float);
 
  public:
   DirectRows(const StencilTask& task, void* scratch) : t_(task), sums_(task) {
     const int64_t width = t_.cols.source_size, out_width = t_.cols.out_size;
+    const Strides4& s = t_.source_strides;
     pad_ = -t_.cols.min_distance;
-    pitch_ = direct_rows_pitch(width, out_width, pad_, K, S, L);
+    reach_ = max64(out_width, kCols) * S + K - 1;
     weights_ = static_cast<float*>(scratch);
-    zeros_ = weights_ + K * K + 2 * L;
-    widened_ = zeros_ + pitch_;
-    finished_ = widened_ + kSlots * pitch_;
-    zero(zeros_, kWide ? width : (kSlots + 1) * pitch_);
-    args_.width = kWide ? width : pitch_;
-    args_.pad = kWide ? pad_ : 0;
+    zeros_ = reinterpret_cast<T*>(weights_ + K * K + 2 * L);
+    const int64_t pitch = direct_rows_pitch(width, out_width, pad_, K, S, kCols);
+    for (int64_t x = 0; x < pitch; ++x) zeros_[x] = T{};
+    zeros_ += pad_;
+    copies_ = zeros_ + pitch;
+    pitch_ = pitch;
+    begin_ = static_cast<const T*>(t_.source);
+    end_ = begin_ + (t_.batch - 1) * s.n + (floor_div(t_.channels, t_.divide) - 1) * s.c +
+           (t_.rows.source_size - 1) * s.h + width;
+    args_.width = width;
+    args_.pad = pad_;
     args_.weights = weights_;
     args_.epilogue = DirectEpilogue<float>::of(t_.activation);
-    args_.out_row = kWide ? t_.output_strides.h : out_width;
+    args_.out_row = t_.output_strides.h;
     args_.out_width = out_width;
-    args_.masks = out_width <= kMaskedStrips * L ? masks_ : nullptr;
-    for (int64_t next = 0; args_.masks && next < out_width; next += L) {
-      const int64_t col = max64(0, min64(next, out_width - L));
-      direct_rows_masks<K, S>(args_, col, masks_ + next / L * kRowsMasks);
+    args_.masks = out_width <= kMaskedStrips * kCols ? masks_ : nullptr;
+    LaneMask<T>* masks = masks_;
+    for (int64_t next = 0; args_.masks && next < out_width; next += kCols, masks += kRowsMasks) {
+      if (kCols > L && out_width - next <= L) {
+        direct_rows_masks<T, K, S, 1>(args_, max64(0, out_width - L), masks);
+      } else {
+        const int64_t col = max64(0, min64(next, out_width - kCols));
+        direct_rows_masks<T, K, S, kCols / L>(args_, col, masks);
+      }
     }
   }
 
@@ -202,8 +261,8 @@ class DirectRows {
     const int64_t end = min64(row + t_.plan.block_rows, t_.rows.out_size);
     const T* source =
         static_cast<const T*>(t_.source) + n * s.n + floor_div(channel, t_.divide) * s.c;
+    const bool copied = reaches_beyond(source);
     T* out = static_cast<T*>(t_.output) + n * o.n + channel * o.c;
-    next_ = 0;
     for (int64_t tiles = (end - row + kMax - 1) / kMax; tiles > 0; --tiles) {
       // Tiles of nearly the same height.
       const int64_t rows = tiles == 1 ? end - row : (end - row + tiles - 1) / tiles;
@@ -211,49 +270,43 @@ class DirectRows {
       const int64_t top = min64(max64(-y, 0), count);
       const int64_t bottom = max64(top, min64(t_.rows.source_size - y, count));
       for (int64_t i = 0; i < top; ++i) args_.rows[i] = zeros_;
-      for (int64_t i = top; i < bottom; ++i) args_.rows[i] = source_row(source, y + i);
-      for (int64_t i = bottom; i < count; ++i) args_.rows[i] = zeros_;
-      if constexpr (kWide) {
-        args_.out = out + row * o.h;
-        kDirectRowsTiles<K, S>.run[rows - 1](args_);
-      } else {
-        args_.out = finished_;
-        kDirectRowsTiles<K, S>.run[rows - 1](args_);
-        store_rows(out + row * o.h, rows);
+      for (int64_t i = top; i < bottom; ++i) {
+        const T* pixels = source + (y + i) * s.h;
+        args_.rows[i] = copied ? copy_row(pixels, i) : pixels;
       }
+      for (int64_t i = bottom; i < count; ++i) args_.rows[i] = zeros_;
+      args_.out = out + row * o.h;
+      kDirectRowsTiles<T, K, S>.run[rows - 1](args_);
       sums_.add(row, rows, 0, args_.out_width);
       row += rows;
     }
   }
 
-  const float* source_row(const T* source, int64_t y) {
-    const T* row = source + y * t_.source_strides.h;
-    if constexpr (kWide) {
-      return row;
-    } else {
-      float* slot = widened_ + y % kSlots * pitch_;
-      // Tiles overlap.
-      if (y >= next_) widen_row(slot + pad_, row, t_.cols.source_size);
-      next_ = max64(next_, y + 1);
-      return slot;
-    }
+  // Vectors of 16 bits are masked after they are loaded: rows so close to the first or the last
+  // element of the tensor that they would reach beyond are copied.
+  bool reaches_beyond(const T* plane) const {
+    const T* last = plane + (t_.rows.source_size - 1) * t_.source_strides.h;
+    return sizeof(T) < sizeof(float) && (plane - begin_ < pad_ || end_ - last < reach_ - pad_);
   }
 
-  void store_rows(T* out, int64_t rows) const {
-    const int64_t width = args_.out_width;
-    // Without gaps they are one long row.
-    if (t_.output_strides.h == width) return narrow_row(out, finished_, rows * width);
-    for (int64_t r = 0; r < rows; ++r) {
-      narrow_row(out + r * t_.output_strides.h, finished_ + r * width, width);
-    }
+  const T* copy_row(const T* row, int64_t slot) {
+    T* copy = copies_ + slot * pitch_;
+    // Padding beyond the kernel leaves out the first columns.
+    const int64_t first = max64(0, -pad_), count = max64(0, t_.cols.source_size - first);
+    memcpy(copy + first, row + first, static_cast<size_t>(count) * sizeof(T));
+    return copy;
   }
 
   const StencilTask& t_;
   OutputSums<T> sums_;
-  float *weights_, *zeros_, *widened_, *finished_;
-  int64_t pad_, pitch_, next_;
-  Vector<float>::mask masks_[kMaskedStrips * kRowsMasks];
-  RowsArgs args_;
+  float* weights_;
+  T *zeros_, *copies_;
+  // The tensor.
+  const T *begin_, *end_;
+  // Elements that the strips of a row read, from `pad_` to the left of it on.
+  int64_t pad_, reach_, pitch_;
+  LaneMask<T> masks_[kMaskedStrips * kRowsMasks];
+  RowsArgs<T> args_;
 };
 
 template <class T>

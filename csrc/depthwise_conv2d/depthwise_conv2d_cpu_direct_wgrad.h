@@ -22,73 +22,88 @@ struct DirectWgradArgs {
   int64_t rows, col, end_col, channels;
   // Columns of the image.
   int64_t width, pad;
-  // Per vector of channels: [tap][lane], what is added to.
+  // Per vector of each span of channels: [tap][lane], what is added to.
   Acc<T>* sums;
 };
 
-// One pixel of grad_output; where kBorder, taps outside the image are left out.
-template <class T, int K, int S, int N, bool kBorder>
+// One pixel of grad_output and vector V of its span; where kBorder, taps outside the image are left
+// out.
+template <class T, int K, int S, int N, int V, bool kBorder>
 EFFKERN_INLINE void direct_wgrad_pixel(Vec<Acc<T>> (&acc)[N][K], const T* source, const T* grad,
                                        int64_t col, const DirectWgradArgs<T>& args) {
   using A = Acc<T>;
   Vec<A> g[S == 1 ? N : 1];
 #pragma GCC unroll 4
-  for (int i = 0; i < (S == 1 ? N : 1); ++i) g[i] = load(grad - i * args.tap_row);
+  for (int i = 0; i < (S == 1 ? N : 1); ++i) g[i] = load_span(grad - i * args.tap_row).v[V];
 #pragma GCC unroll 8
   for (int j = 0; j < K; ++j) {
     if (kBorder && (col + j < 0 || col + j >= args.width)) continue;
     if constexpr (S == 1) {
-      const Vec<A> x = wgrad_operand<N * K + N>(load(source + j * args.source_col));
+      const Vec<A> x = wgrad_operand<N * K + N>(load_span(source + j * args.source_col).v[V]);
 #pragma GCC unroll 4
       for (int i = 0; i < N; ++i) acc[i][j] += g[i] * x;
     } else {
 #pragma GCC unroll 4
       for (int i = 0; i < N; ++i) {
-        acc[i][j] += g[0] * load(source + (i * args.tap_row + j * args.source_col));
+        const T* p = source + (i * args.tap_row + j * args.source_col);
+        acc[i][j] += g[0] * load_span(p).v[V];
       }
     }
   }
 }
 
+// The sums of one tile for vector V of the span whose first channel is `c`.
+template <class T, int K, int S, int N, int V>
+EFFKERN_INLINE void direct_wgrad_tile(const DirectWgradArgs<T>& args, int64_t c, int64_t first,
+                                      int64_t last, Acc<T>* sums) {
+  using A = Acc<T>;
+  constexpr int L = kLanes<A>;
+  const int64_t step = S * args.source_col;
+  Vec<A> acc[N][K] = {};
+  for (int64_t y = 0; y < args.rows; ++y) {
+    const T* source = args.source + (y * args.source_step + c);
+    const T* grad = args.grad + (y * args.grad_step + c);
+    int64_t x = args.col;
+    for (; x < first; ++x, source += step, grad += args.grad_col) {
+      direct_wgrad_pixel<T, K, S, N, V, true>(acc, source, grad, x * S - args.pad, args);
+    }
+    for (; x < last; ++x, source += step, grad += args.grad_col) {
+      direct_wgrad_pixel<T, K, S, N, V, false>(acc, source, grad, 0, args);
+    }
+    for (; x < args.end_col; ++x, source += step, grad += args.grad_col) {
+      direct_wgrad_pixel<T, K, S, N, V, true>(acc, source, grad, x * S - args.pad, args);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < N; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < K; ++j) {
+      A* sum = sums + (i * K + j) * L;
+      store_acc(sum, load_acc(sum) + acc[i][j]);
+    }
+}
+
 // Lanes are channels; the loop runs over them, which are adjacent in memory.
 template <class T, int K, int S, int N>
 void direct_channels_wgrad(const DirectWgradArgs<T>& arguments) {
-  using A = Acc<T>;
-  constexpr int L = kLanes<A>;
+  constexpr int kSums = (K * K + 1) * kLanes<Acc<T>>, kLast = kSpanVectors<T> - 1;
   const DirectWgradArgs<T> args = arguments;
   // Pixels all of whose taps lie inside the image.
   const int64_t inside = max64(ceil_div(args.pad, S), args.col);
   const int64_t first = min64(inside, args.end_col);
   const int64_t inside_end = floor_div(args.width - K + args.pad, S) + 1;
   const int64_t last = max64(first, min64(args.end_col, inside_end));
-  const int64_t step = S * args.source_col;
-  A* sums = args.sums;
-  for (int64_t c = 0;; c += L, sums += (K * K + 1) * L) {
-    // The last vector begins earlier where the channels do not fill it.
-    if (c > args.channels - L) c = args.channels - L;
-    Vec<A> acc[N][K] = {};
-    for (int64_t y = 0; y < args.rows; ++y) {
-      const T* source = args.source + (y * args.source_step + c);
-      const T* grad = args.grad + (y * args.grad_step + c);
-      int64_t x = args.col;
-      for (; x < first; ++x, source += step, grad += args.grad_col) {
-        direct_wgrad_pixel<T, K, S, N, true>(acc, source, grad, x * S - args.pad, args);
-      }
-      for (; x < last; ++x, source += step, grad += args.grad_col) {
-        direct_wgrad_pixel<T, K, S, N, false>(acc, source, grad, 0, args);
-      }
-      for (; x < args.end_col; ++x, source += step, grad += args.grad_col) {
-        direct_wgrad_pixel<T, K, S, N, true>(acc, source, grad, x * S - args.pad, args);
-      }
+  Acc<T>* sums = args.sums;
+  for (int64_t c = 0;; c += kSpan<T>, sums += kSums) {
+    // The last span begins earlier where the channels do not fill it.
+    if (c > args.channels - kSpan<T>) c = args.channels - kSpan<T>;
+    // The sums of a whole span would not fit the registers.
+    if constexpr (kLast > 0) {
+      direct_wgrad_tile<T, K, S, N, 0>(args, c, first, last, sums);
+      sums += kSums;
     }
-#pragma GCC unroll 4
-    for (int i = 0; i < N; ++i)
-#pragma GCC unroll 8
-      for (int j = 0; j < K; ++j) {
-        A* sum = sums + (i * K + j) * L;
-        store_acc(sum, load_acc(sum) + acc[i][j]);
-      }
-    if (c + L >= args.channels) break;
+    direct_wgrad_tile<T, K, S, N, kLast>(args, c, first, last, sums);
+    if (c + kSpan<T> >= args.channels) break;
   }
 }
 
@@ -126,7 +141,7 @@ template <class T, int K, int S>
 class DirectChannelsWgrad {
   using A = Acc<T>;
   static constexpr int L = kLanes<A>;
-  static constexpr int64_t kSums = (K * K + 1) * L;
+  static constexpr int64_t kSums = (K * K + 1) * L, kVectors = kSpanVectors<T>;
 
  public:
   DirectChannelsWgrad(const WeightGradTask& task, void* scratch)
@@ -161,21 +176,22 @@ class DirectChannelsWgrad {
   void run_split(int64_t split, int64_t first, int64_t last) {
     const int64_t rows = S == 1 ? p_.height : p_.out_height(), height = p_.out_height();
     const int64_t blocks = ceil_div(rows, t_.plan.block_rows), items = blocks * p_.batch;
-    const int64_t vectors = ceil_div(last - first, L);
-    zero(sums_, vectors * kSums);
+    const int64_t spans = ceil_div(last - first, kSpan<T>);
+    zero(sums_, spans * kVectors * kSums);
     args_.channels = last - first;
     for (int64_t item = items * split / t_.plan.splits; item < items * (split + 1) / t_.plan.splits;
          ++item) {
       const int64_t n = item / blocks, block = item % blocks, row = block * t_.plan.block_rows;
       if (t_.grad_weight) add_taps(n, first, row, min64(row + t_.plan.block_rows, rows));
-      for (int64_t v = 0; v < vectors && t_.grad_bias; ++v) {
-        // The last vector begins earlier where the channels do not fill it.
-        add_bias(n, min64(first + v * L, last - L), height * block / blocks,
-                 height * (block + 1) / blocks, sums_ + v * kSums);
+      for (int64_t i = 0; i < spans && t_.grad_bias; ++i) {
+        // The last span begins earlier where the channels do not fill it.
+        add_bias(n, min64(first + i * kSpan<T>, last - kSpan<T>), height * block / blocks,
+                 height * (block + 1) / blocks, sums_ + i * kVectors * kSums);
       }
     }
-    for (int64_t v = 0; v < vectors; ++v) {
-      output_.write(sums_ + v * kSums, min64(first + v * L, last - L), L, split);
+    for (int64_t i = 0; i < spans; ++i) {
+      const int64_t channel = min64(first + i * kSpan<T>, last - kSpan<T>);
+      write(sums_ + i * kVectors * kSums, channel, split);
     }
   }
 
@@ -202,19 +218,35 @@ class DirectChannelsWgrad {
 
   void add_bias(int64_t n, int64_t channel, int64_t begin, int64_t end, A* sums) const {
     const Strides4& s = t_.grad_strides;
-    A* sum = sums + K * K * L;
     const T* grad = static_cast<const T*>(t_.grad) + n * s.n + channel + begin * s.h;
     for (int64_t y = begin; y < end; ++y, grad += s.h) {
       // Two chains: shorter ones lose less.
-      Vec<A> even{}, odd{};
-      int64_t x = 0;
-      for (; x + 1 < out_width_; x += 2) {
-        even += load(grad + x * s.w);
-        odd += load(grad + (x + 1) * s.w);
+      Span<T> chains[2] = {};
+      for (int64_t x = 0; x < out_width_; x += 2) {
+#pragma GCC unroll 2
+        for (int64_t i = 0; i < 2; ++i) {
+          if (x + i >= out_width_) continue;
+          const Span<T> g = load_span(grad + (x + i) * s.w);
+#pragma GCC unroll 2
+          for (int v = 0; v < kVectors; ++v) chains[i].v[v] += g.v[v];
+        }
       }
-      if (x < out_width_) even += load(grad + x * s.w);
-      store_acc(sum, load_acc(sum) + (even + odd));
+      for (int v = 0; v < kVectors; ++v) {
+        A* sum = sums + v * kSums + K * K * L;
+        store_acc(sum, load_acc(sum) + (chains[0].v[v] + chains[1].v[v]));
+      }
     }
+  }
+
+  // The sums of one span.
+  void write(A* sums, int64_t channel, int64_t split) const {
+    for (int64_t k = 0; k <= K * K && kVectors > 1; ++k) {
+      Span<T> span;
+      for (int v = 0; v < kVectors; ++v) span.v[v] = load_acc(sums + v * kSums + k * L);
+      span = element_order<T>(span);
+      for (int v = 0; v < kVectors; ++v) store_acc(sums + v * kSums + k * L, span.v[v]);
+    }
+    for (int v = 0; v < kVectors; ++v) output_.write(sums + v * kSums, channel + v * L, L, split);
   }
 
   struct Tiles {

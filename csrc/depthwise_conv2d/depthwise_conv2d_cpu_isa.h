@@ -4,6 +4,9 @@
 #pragma GCC optimize("no-tree-loop-distribute-patterns")
 #include "common/simd.h"
 #include "common/simd_math.h"
+#include "common/simd_span.h"
+// After the spans.
+#include "common/simd_masked.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_pack.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_tile.h"

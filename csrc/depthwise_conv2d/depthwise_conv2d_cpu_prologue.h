@@ -20,6 +20,9 @@ struct Prologue {
       scale[l] = scales ? scales[c * t.scale_stride] : A(1);
       shift[l] = shifts ? shifts[c * t.shift_stride] : A(0);
     }
+    // No NaN but the plain one, which is what storing a bfloat16 expects.
+    scale = scale != scale ? splat(A(__builtin_nan(""))) : scale;
+    shift = shift != shift ? splat(A(__builtin_nan(""))) : shift;
     const Activation a = t.source_activation;
     const bool clamps = a == Activation::kReLU || a == Activation::kReLU6;
     lo = splat(clamps ? A(0) : -A(__builtin_inf()));

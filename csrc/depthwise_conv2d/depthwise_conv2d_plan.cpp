@@ -75,11 +75,11 @@ int64_t sums_workspace(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPla
 }
 
 // Channels per work unit: a cache line of them where they are adjacent, so that each line is
-// fetched once.
+// fetched once. Of 16-bit channels half a line: packed, a whole one leaves the L2 cache.
 int unit_channels(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan) {
   if (plan.kernel == Kernel::kCpuRows) return 1;
   if (plan.kernel == Kernel::kCpuTransposed) return plan.lanes;
-  return static_cast<int>(std::max<int64_t>(plan.lanes, 64 / element_size(p.dtype)));
+  return std::max(plan.lanes, p.dtype == DType::kFloat64 ? 8 : 16);
 }
 
 void plan_stencil(const DepthwiseConv2dProblem& p, int64_t accumulator, DepthwiseConv2dPlan* plan) {
@@ -154,6 +154,11 @@ void plan_weight_grad(const DepthwiseConv2dProblem& p, int64_t accumulator,
                              ((plan->block_rows - 1) * p.stride_h + span + 1) * source_row;
 }
 
+// Channels that the direct kernels for channels_last images compute at a time; simd_span.h.
+int64_t span_channels(const DepthwiseConv2dProblem& p, int lanes) {
+  return p.dtype == DType::kBFloat16 ? 2 * lanes : lanes;
+}
+
 // What the direct kernels have in common.
 bool fits_direct_kernels(const DepthwiseConv2dProblem& p, CpuIsa isa) {
   // The baseline has them not: it would double the time to compile it. What is not packed would
@@ -173,7 +178,8 @@ bool is_strided_gradient(const DepthwiseConv2dProblem& p) {
 bool fits_direct_channels(const DepthwiseConv2dProblem& p, CpuIsa isa, int lanes) {
   const int64_t out_width = p.pass == Pass::kGradInput ? p.width : p.out_width();
   return fits_direct_kernels(p, isa) && p.layout == Layout::kChannelsLast &&
-         p.dtype != DType::kFloat64 && p.multiplier() == 1 && p.in_channels >= lanes &&
+         p.dtype != DType::kFloat64 && p.multiplier() == 1 &&
+         p.in_channels >= span_channels(p, lanes) &&
          (out_width >= kDirectCols || is_strided_gradient(p) || p.pass == Pass::kGradWeight);
 }
 
@@ -184,9 +190,10 @@ bool fills_vectors(const DepthwiseConv2dProblem& p, int lanes) {
     if (p.kernel_w == 5) return p.stride_h == 1 && width >= 3 * lanes;
     return p.stride_h == 2 ? width > lanes : width >= 2 * lanes;
   }
-  // 16-bit rows are widened, which costs a copy of each.
-  const bool any = p.kernel_w < 7 && p.dtype == DType::kFloat32;
-  return any || width >= 4 * lanes || p.out_channels < lanes;
+  if (p.out_channels < lanes) return true;
+  if (p.dtype == DType::kFloat32 || p.stride_h == 2) return p.kernel_w < 7 || width >= 4 * lanes;
+  // Rows of 16 bits are converted once per column of the kernel, transposed ones once.
+  return width >= (p.kernel_w == 3 ? lanes + 1 : p.kernel_w == 5 ? 3 * lanes : 4 * lanes);
 }
 
 bool fits_direct_rows(const DepthwiseConv2dProblem& p, CpuIsa isa, int lanes) {
@@ -210,11 +217,11 @@ void plan_direct_rows(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan
   const int64_t width = gradient ? p.out_width() : p.width;
   const int64_t out_width = gradient ? p.width : p.out_width();
   const int64_t pitch = direct_rows_pitch(width, out_width, -col_axis(p).min_distance, p.kernel_w,
-                                          p.stride_w, plan->lanes);
+                                          p.stride_w, span_channels(p, plan->lanes));
   int64_t floats = p.taps() + pitch + 4 * plan->lanes;
+  // Copies of rows at the ends of a 16-bit tensor.
   if (p.dtype != DType::kFloat32) {
-    floats += ((plan->tile_rows - 1) * p.stride_h + p.kernel_h) * pitch +
-              plan->tile_rows * out_width + plan->lanes;
+    floats += ceil_div(((plan->tile_rows - 1) * p.stride_h + p.kernel_h) * pitch, 2);
   }
   plan->scratch_per_thread = floats * 4;
 }
@@ -223,7 +230,7 @@ void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* 
   int64_t rows = p.pass == Pass::kGradInput ? p.height : p.out_height();
   // Pairs of rows begin above the image where the padding is odd.
   if (is_strided_gradient(p)) rows += p.pad_top % 2;
-  const int64_t lanes = plan->lanes, vectors = p.in_channels / lanes;
+  const int64_t span = span_channels(p, plan->lanes), spans = p.in_channels / span;
   plan->tile_rows = 2;
   plan->tile_cols = kDirectCols;
   plan->block_rows = 2;
@@ -236,13 +243,14 @@ void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* 
   // The prefetchers like long runs of channels; on small images a thread packs the weights of its
   // groups only.
   plan->channels_innermost = blocks >= kMinImageBlocks;
-  const int64_t wanted = std::clamp<int64_t>(ceil_div(kMinUnits, blocks), 1, ceil_div(vectors, 8));
-  const int64_t group = ceil_div(vectors, wanted);
-  plan->block_channels = static_cast<int>(group * lanes);
-  // Channels that do not fill a vector go with the last group.
-  plan->grid = ceil_div(vectors, group) * blocks;
+  const int64_t wanted =
+      std::clamp<int64_t>(ceil_div(kMinUnits, blocks), 1, ceil_div(p.in_channels / plan->lanes, 8));
+  const int64_t group = ceil_div(spans, wanted);
+  plan->block_channels = static_cast<int>(group * span);
+  // Channels that do not fill a span go with the last group.
+  plan->grid = ceil_div(spans, group) * blocks;
   plan->workspace = sums_workspace(p, *plan);
-  plan->scratch_per_thread = (vectors + 1) * (p.taps() + 1) * lanes * 4;
+  plan->scratch_per_thread = (spans + 1) * (p.taps() + 1) * span * 4;
 }
 
 // Rows and columns of the tiles of the weight gradient: as large as fits the sets of an L1 cache
@@ -272,21 +280,24 @@ void choose_wgrad_tile(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* pla
 void plan_direct_wgrad(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan) {
   const bool channels = plan->kernel == Kernel::kCpuDirectChannels;
   const int64_t rows = p.stride_h == 1 ? p.height : p.out_height();
-  int64_t vectors = 1, groups = p.out_channels, widened = 0;
+  int64_t vectors = 1, groups = p.out_channels, copied = 0;
   if (channels) {
     choose_wgrad_tile(p, plan);
-    vectors = p.out_channels / plan->lanes;
-    plan->block_channels = std::max(plan->lanes, 16);
+    const int64_t span = span_channels(p, plan->lanes);
+    vectors = p.out_channels / span * span / plan->lanes;
+    plan->block_channels = std::max<int>(static_cast<int>(span), 16);
     groups = ceil_div(vectors * plan->lanes, plan->block_channels);
   } else {
     plan->block_rows = ceil_div(rows, ceil_div(kMinUnits, p.out_channels));
     if (p.dtype != DType::kFloat32) {
-      // What is widened stays in the L1 cache.
-      const int64_t row = 4 * (p.stride_h * p.width + p.out_width());
+      // Rows of planes at the ends of a 16-bit tensor are copied; the copy stays in the L1 cache.
+      const int64_t row = 2 * (p.stride_h * p.width + p.out_width());
       plan->block_rows = std::clamp<int64_t>(16 * 1024 / row, 1, plan->block_rows);
-      // Rows of the tensor that the walk does not go over are more.
-      widened = (plan->block_rows * p.stride_h + p.kernel_h) * (p.width + p.out_width()) +
-                2 * plan->lanes;
+      // Rows of the tensor that the walk does not go over are more, and strips read beyond a row.
+      const int64_t beyond = (p.stride_w + 1) * (p.out_width() + plan->lanes) + 2 * plan->lanes +
+                             p.kernel_w + p.pad_left;
+      copied = ceil_div(
+          (plan->block_rows * p.stride_h + p.kernel_h) * (p.width + p.out_width()) + beyond, 2);
     }
   }
   plan->tile_cols = static_cast<int>(p.kernel_w);
@@ -297,7 +308,7 @@ void plan_direct_wgrad(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* pla
       std::max<int64_t>(1, std::min({kMinUnits / groups, items, kMaxWorkspace / partial})));
   plan->grid = groups * plan->splits;
   plan->workspace = plan->splits > 1 ? plan->splits * partial : 0;
-  plan->scratch_per_thread = ((vectors + 1) * (p.taps() + 1) * plan->lanes + widened) * 4;
+  plan->scratch_per_thread = ((vectors + 2) * (p.taps() + 1) * plan->lanes + copied) * 4;
 }
 
 // Nothing is left to torch. In benchmarks/results/cpu-amd-epyc-2c it was ahead in the same layout

@@ -187,7 +187,7 @@ void run(CpuIsa isa, std::mt19937& random) {
   p.in_channels = pick({1, 3, 8, 9, 16, 17, 35});
   p.out_channels = p.in_channels * pick({1, 1, 1, 2});
   p.height = pick({1, 2, 5, 7, 8, 14, 19});
-  p.width = pick({1, 3, 7, 8, 13, 16, 19, 33});
+  p.width = pick({1, 3, 7, 8, 13, 16, 19, 33, 150});
   p.kernel_h = p.kernel_w = pick({1, 2, 3, 3, 5, 5, 7, 9});
   if (random() % 6 == 0) p.kernel_w = pick({1, 3, 11});
   p.stride_h = p.stride_w = pick({1, 1, 2, 3});
