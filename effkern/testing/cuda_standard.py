@@ -13,6 +13,8 @@ from .launches import Launch, record_call
 from .predictions import Predicted, predicted
 
 _BATCH, _CHANNELS, _SIZE = 32, 256, 56
+# The contiguous 3x3 kernel of stride 1 has other tiles for these.
+_OTHER_SIZES = (28, 14, 10, 5)
 # float16's kernels differ from bfloat16's in conversions only.
 _DTYPES = (torch.bfloat16, torch.float32)
 _LAYOUTS = (torch.channels_last, torch.contiguous_format)
@@ -37,6 +39,8 @@ def standard_launches() -> dict[str, Standard]:
         for layout in _LAYOUTS:
             for kernel, stride, dilation in _KERNELS:
                 _add(found, dtype, layout, kernel, stride, dilation)
+        for size in _OTHER_SIZES:
+            _add(found, dtype, torch.contiguous_format, 3, 1, 1, size)
     return found
 
 
@@ -47,13 +51,14 @@ def _add(
     kernel: int,
     stride: int,
     dilation: int,
+    pixels: int = _SIZE,
 ) -> None:
     def image(size: int) -> torch.Tensor:
         shape = (_BATCH, _CHANNELS, size, size)
         return torch.empty(shape, dtype=dtype, memory_format=layout)
 
     pad = dilation * (kernel - 1) // 2
-    input, output = image(_SIZE), image((_SIZE - 1) // stride + 1)
+    input, output = image(pixels), image((pixels - 1) // stride + 1)
     weight = torch.empty((_CHANNELS, 1, kernel, kernel), dtype=dtype)
     geometry = (stride, stride, pad, pad, pad, pad, dilation, dilation)
     distinct = dtype.itemsize * (input.numel() + output.numel() + weight.numel())
