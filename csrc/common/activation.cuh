@@ -74,18 +74,19 @@ __device__ __forceinline__ float normal_cdf(float x) {
 // N copies.
 template <int N, typename A, typename Function>
 __device__ __forceinline__ void apply(A (&values)[N], Function function) {
-  constexpr int kGroup = N < 4 ? N : 4;
-  static_assert(N % kGroup == 0);
+  constexpr int kGroup = N < 4 ? N : 4, kRotated = N / kGroup * kGroup;
 #pragma unroll 1
-  for (int i = 0; i < N; i += kGroup) {
+  for (int i = 0; i < kRotated; i += kGroup) {
     A done[kGroup];
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) done[j] = function(values[j]);
 #pragma unroll
-    for (int j = 0; j < N - kGroup; ++j) values[j] = values[j + kGroup];
+    for (int j = 0; j < kRotated - kGroup; ++j) values[j] = values[j + kGroup];
 #pragma unroll
-    for (int j = 0; j < kGroup; ++j) values[N - kGroup + j] = done[j];
+    for (int j = 0; j < kGroup; ++j) values[kRotated - kGroup + j] = done[j];
   }
+#pragma unroll
+  for (int i = kRotated; i < N; ++i) values[i] = function(values[i]);
 }
 
 }  // namespace detail

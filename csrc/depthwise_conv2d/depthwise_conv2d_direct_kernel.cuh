@@ -1,10 +1,9 @@
-// Direct convolution on FMA units: output = epilogue(sum over taps of input * weight), kernels k x
-// k with stride 1 or 2 and dilation 1, one output per input channel.
+// Direct convolution on FMA units, channels_last: output = epilogue(sum over taps of input *
+// weight), kernels k x k with stride 1 or 2 and dilation 1, one output per input channel.
 //
-// Channels last: a thread owns neighbouring channels (one vector) and a strip of output columns,
-// and walks down the image. Each input row is loaded once and added to every output row that it
-// touches; their accumulators move up by one row per step. Contiguous: a block stages a tile in
-// shared memory, with its halo and its zero padding; a thread owns 4 x 4 outputs of one plane.
+// A thread owns neighbouring channels (one vector) and a strip of output columns, and walks down
+// the image. Each input row is loaded once and added to every output row that it touches; their
+// accumulators move up by one row per step.
 //
 // The input gradient of a stride-1 convolution is the same computation on grad_output, with the
 // taps in reverse order and the padding (k - 1 - pad).
@@ -118,73 +117,6 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
 #pragma unroll
       for (int j = kLive - 1; j > 0; --j) sums[j][i] = sums[j - 1][i];
       sums[0][i] = initial[i % kChannels];
-    }
-  }
-}
-
-template <typename T, int kKernel, int kStride, typename Epilogue>
-__global__ void __launch_bounds__(kDepthwiseThreads, kKernel == 7 ? 5 : 8)
-    depthwise_conv2d_contiguous_kernel(DepthwiseImages<T> p, ContiguousTiles tiles,
-                                       Epilogue epilogue) {
-  constexpr int kTaps = kKernel * kKernel, kTapPitch = (kTaps + 3) / 4 * 4;
-  // Inputs of four outputs; whole float4s are read.
-  constexpr int kSpan = 3 * kStride + kKernel, kSpanRead = (kSpan + 3) / 4 * 4;
-
-  // [planes][kTapPitch] weights, then the input.
-  EFFKERN_DYNAMIC_SHARED(float, weights);
-  float* staged = weights + tiles.planes * kTapPitch;
-
-  const ContiguousItem item(tiles, blockIdx.x);
-  const int first_plane = item.plane_block * tiles.planes, planes = p.batch * p.channels;
-  stage_plane_weights<kTaps, kTapPitch>(weights, p, first_plane, tiles.planes);
-  const int tile_row = item.row_tile * tiles.groups * 4,
-            tile_column = item.column_tile * tiles.strips * 4;
-  stage_planes(staged, p, tiles, first_plane, tile_row * kStride - p.pad_top,
-               tile_column * kStride - p.pad_left);
-  __syncthreads();
-
-  const int plane = first_plane + item.plane;
-  const int y = tile_row + item.group * 4, x = tile_column + item.strip * 4;
-  if (item.plane >= tiles.planes || plane >= planes || y >= p.out_height || x >= p.out_width)
-    return;
-  const int n = plane / p.channels, c = plane % p.channels;
-
-  float taps[kTapPitch];
-  load_shared<kTapPitch, 4>(weights + item.plane * kTapPitch, taps);
-  float sums[16];
-  const float initial = epilogue.initial(c);
-#pragma unroll
-  for (float& sum : sums) sum = initial;
-
-  const float* from = staged + (item.plane * tiles.rows + item.group * 4 * kStride) * tiles.pitch +
-                      tiles.lead + item.strip * 4 * kStride;
-#pragma unroll
-  for (int row = 0; row < kSpan; ++row) {
-    float values[kSpanRead];
-    load_shared<kSpanRead, 4>(from + row * tiles.pitch, values);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int ky = row - i * kStride;
-      if (ky < 0 || ky >= kKernel) continue;
-#pragma unroll
-      for (int kx = 0; kx < kKernel; ++kx) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          sums[i * 4 + j] =
-              fmaf(values[j * kStride + kx], taps[ky * kKernel + kx], sums[i * 4 + j]);
-        }
-      }
-    }
-  }
-
-  const int rows = p.out_height - y;
-  epilogue.template finish<TileOrder::kRowsColumns, 4, 4>(sums,
-                                                          {n, c, y, x, rows, p.out_width - x});
-  T* to = p.output + n * p.output_strides.n + c * p.output_strides.c + y * p.output_strides.h;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (i < rows) {
-      store_four(to + i * p.output_strides.h, x, p.out_width, sums + i * 4, tiles.store_width);
     }
   }
 }

@@ -8,6 +8,7 @@
 
 #include "depthwise_conv2d/depthwise_conv2d_direct_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_grad_input_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_planes_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_strided_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_tiling.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_launch.cuh"
@@ -62,7 +63,7 @@ DepthwiseImages<T> describe_images(int64_t batch, const Image4<const T>& input, 
 // The stride-1 and stride-2 forward kernels, which also give the input gradient of stride 1.
 template <typename T, typename Epilogue>
 cudaError_t launch_direct(const DepthwiseImages<T>& images, int64_t kernel_size, int64_t stride,
-                          bool channels_last, int load_width, int store_width,
+                          bool channels_last, const Image4<const T>& from, const Image4<T>& to,
                           const Epilogue& epilogue, cudaStream_t stream) {
   return with_kernel_and_stride(kernel_size, stride, [&](auto k, auto s) {
     constexpr int kKernel = decltype(k)::value, kStride = decltype(s)::value;
@@ -75,13 +76,7 @@ cudaError_t launch_direct(const DepthwiseImages<T>& images, int64_t kernel_size,
                            dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads), 0, stream,
                            images, tiles, epilogue);
     }
-    constexpr int kWeights = (kKernel * kKernel + 3) / 4 * 4;
-    const auto tiles = tile_contiguous(int64_t(images.batch) * images.channels, images.out_height,
-                                       images.out_width, 4 * kStride, kKernel - kStride, load_width,
-                                       store_width, kWeights);
-    return launch_kernel(depthwise_conv2d_contiguous_kernel<T, kKernel, kStride, Epilogue>,
-                         dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads),
-                         staged_bytes(tiles, kWeights), stream, images, tiles, epilogue);
+    return launch_planes<kKernel, kStride>(images, from, to, epilogue, stream);
   });
 }
 
@@ -208,12 +203,13 @@ cudaError_t launch_forward(const DepthwiseConv2dProblem& p, const T* input,
       }
     }
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, from, to);
+    const auto images =
+        detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false);
     if (has_specialized_cuda_kernel(p) &&
-        (channels_last || (input_strides.w == 1 && output_strides.w == 1))) {
-      const auto images =
-          detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false);
-      return detail::launch_direct(images, p.kernel_h, p.stride_h, channels_last, from.row_vector(),
-                                   to.row_vector(), epilogue, stream);
+        (channels_last || detail::choose_plane_shape(images, from, to, p.kernel_h, p.stride_h) !=
+                              detail::PlaneShape::kNone)) {
+      return detail::launch_direct(images, p.kernel_h, p.stride_h, channels_last, from, to,
+                                   epilogue, stream);
     }
   }
   return detail::with_index<T>(p, input_strides, output_strides, [&](auto index) {
@@ -249,15 +245,16 @@ cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_out
       }
     }
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, from, to);
-    if (has_specialized_cuda_kernel(p) &&
+    const auto flipped = detail::describe_images(
+        p.batch, from, weight, to, p.kernel_h - 1 - p.pad_top, p.kernel_w - 1 - p.pad_left, true);
+    if (has_specialized_cuda_kernel(p) && p.stride_h == 1 &&
+        (channels_last || detail::choose_plane_shape(flipped, from, to, p.kernel_h, 1) !=
+                              detail::PlaneShape::kNone)) {
+      return detail::launch_direct(flipped, p.kernel_h, 1, channels_last, from, to,
+                                   Epilogue{nullptr, Activation::kNone}, stream);
+    }
+    if (has_specialized_cuda_kernel(p) && p.stride_h == 2 &&
         (channels_last || (grad_output_strides.w == 1 && grad_input_strides.w == 1))) {
-      if (p.stride_h == 1) {
-        const auto images =
-            detail::describe_images(p.batch, from, weight, to, p.kernel_h - 1 - p.pad_top,
-                                    p.kernel_w - 1 - p.pad_left, true);
-        return detail::launch_direct(images, p.kernel_h, 1, channels_last, from.row_vector(),
-                                     to.row_vector(), Epilogue{nullptr, Activation::kNone}, stream);
-      }
       const auto images =
           detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false);
       return detail::launch_grad_input_stride2(images, p.kernel_h, channels_last, from.row_vector(),

@@ -9,6 +9,22 @@ namespace effkern {
 
 inline constexpr int kDepthwiseThreads = 128;
 
+// n / divisor for 0 <= n < 2^31 without a division.
+struct Divisor {
+  unsigned divisor, magic;
+  int shift;
+
+  __device__ __forceinline__ int quotient(int n) const {
+    return int((uint64_t(unsigned(n)) * magic) >> shift);
+  }
+  // Replaces n by its remainder.
+  __device__ __forceinline__ int split(int& n) const {
+    const int q = quotient(n);
+    n -= q * int(divisor);
+    return q;
+  }
+};
+
 // Shapes of a specialised launch: square taps, dilation 1, one output per input channel.
 template <typename T>
 struct DepthwiseImages {

@@ -17,6 +17,12 @@ inline constexpr int64_t kMaxStagedBytes = 32 << 10;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+inline Divisor make_divisor(int64_t divisor) {
+  int bits = 0;
+  while ((int64_t(1) << bits) < divisor) ++bits;
+  return {unsigned(divisor), unsigned(ceil_div(int64_t(1) << (31 + bits), divisor)), 31 + bits};
+}
+
 // A tensor as the launchers see it; `data` is const where the kernel only reads.
 template <typename T>
 struct Image4 {

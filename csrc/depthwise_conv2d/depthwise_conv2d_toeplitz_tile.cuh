@@ -11,22 +11,6 @@
 
 namespace effkern {
 
-// n / divisor for 0 <= n < 2^31 without a division.
-struct Divisor {
-  unsigned divisor, magic;
-  int shift;
-
-  __device__ __forceinline__ int quotient(int n) const {
-    return int((uint64_t(unsigned(n)) * magic) >> shift);
-  }
-  // Replaces n by its remainder.
-  __device__ __forceinline__ int split(int& n) const {
-    const int q = quotient(n);
-    n -= q * int(divisor);
-    return q;
-  }
-};
-
 struct ToeplitzTiles {
   int windows, strips, panels, rows;
   // Of an image. A column tile has `tile_columns` outputs, a multiple of 8 where there are several.

@@ -16,12 +16,6 @@ inline constexpr int64_t kToeplitzTargetWarps = 2048;
 inline constexpr int64_t kToeplitzWarpBytes = 16 << 10;
 inline constexpr int64_t kToeplitzBlockBytes = 48 << 10;
 
-inline Divisor make_divisor(int64_t divisor) {
-  int bits = 0;
-  while ((int64_t(1) << bits) < divisor) ++bits;
-  return {unsigned(divisor), unsigned(ceil_div(int64_t(1) << (31 + bits), divisor)), 31 + bits};
-}
-
 // The part of a tiling that the columns decide.
 struct ToeplitzColumns {
   int windows, column_tiles, tile_columns, first_output, lead, shift, load_width;

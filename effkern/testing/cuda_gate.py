@@ -142,6 +142,8 @@ def shorten(names: list[str]) -> dict[str, str]:
 
 def short_name(text: str) -> str:
     """The same of a demangled name."""
+    # A constant of an enumeration: (effkern::PlaneFit)2.
+    text = re.sub(r"\([\w:]+\)(\d)", r"\1", text)
     text = text.split("(")[0].removeprefix("void ").replace("effkern::", "")
     # A policy has the kernel's own type.
     text = re.sub(r", (\w+)<\w+>", r", \1", text.replace(" >", ">"))
@@ -239,7 +241,11 @@ def plan(name: str) -> Plan:
             return Plan(load, Access(vector, 4 * quads))
         case "channels_last_wgrad_kernel":
             return Plan(Access(vector, 4 + 3 * stride + kernel), sums)
-        case "contiguous_kernel" | "contiguous_grad_input_kernel":
+        case "contiguous_kernel":
+            # Runs of planes, four vectors at a time; ends, weights and views one element at a time.
+            vectors = Access(16, 4, (element,))
+            return Plan(vectors, vectors, _STAGED_BYTES)
+        case "contiguous_grad_input_kernel":
             four = Access(4 * element, 4, (element,))
             return Plan(four._replace(least=1), four, _STAGED_BYTES)
         case "toeplitz_kernel" | "toeplitz_large_kernel":

@@ -13,6 +13,8 @@ from .launches import Launch, record_call
 from .predictions import Predicted, predicted
 
 _BATCH, _CHANNELS, _SIZE = 32, 256, 56
+# The contiguous 3x3 kernel of stride 1 has other tiles for these.
+_OTHER_SIZES = (28, 14, 10, 5)
 # float16's kernels differ from bfloat16's in conversions only.
 _DTYPES = (torch.bfloat16, torch.float32)
 _LAYOUTS = (torch.channels_last, torch.contiguous_format)
@@ -39,6 +41,8 @@ def standard_launches() -> dict[str, Standard]:
         for layout in _LAYOUTS:
             for kernel, stride, dilation in _KERNELS:
                 _add(found, dtype, layout, kernel, stride, dilation)
+        for size in _OTHER_SIZES:
+            _add(found, dtype, torch.contiguous_format, 3, 1, 1, size=size)
     for layout, channels, size in _OTHERS:
         for kernel in (5, 7):
             _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)

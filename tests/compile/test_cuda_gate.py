@@ -20,7 +20,7 @@ from effkern.testing.predictions import Predicted
 
 LIBRARY = Path(effkern.__file__).parent / "libeffkern_ops.so"
 KERNEL = "depthwise_conv2d_channels_last_kernel<float32, 3, 1, BiasActivation>"
-CONTIGUOUS = "depthwise_conv2d_contiguous_kernel<bfloat16, 3, 1, BiasActivation>"
+CONTIGUOUS = "depthwise_conv2d_contiguous_kernel<bfloat16, 3, 1, 7, 7, 2, BiasActivation>"
 
 # What cuobjdump 12.8 prints of code from nvcc 13.0, with the encodings cut short.
 SASS = """
@@ -127,7 +127,7 @@ def test_the_compiler_of_a_library(tmp_path):
         # Four channels and longer strips: ChannelsLastShape.
         (KERNEL.replace("float32, 3, 1", "bfloat16, 7, 1"), (8, 10, (2,)), (8, 4, ())),
         ("depthwise_conv2d_channels_last_wgrad_kernel<float16, 3, 2>", (16, 13, ()), (4, 1, ())),
-        (CONTIGUOUS, (8, 1, (2,)), (8, 4, (2,))),
+        (CONTIGUOUS, (16, 4, (2,)), (16, 4, (2,))),
         ("depthwise_conv2d_contiguous_wgrad_kernel<float32, 5, 2>", (16, 5, (4,)), (4, 1, ())),
         (
             "depthwise_conv2d_toeplitz_kernel<bfloat16, 7, BiasActivation>",
@@ -221,7 +221,7 @@ def test_faults(changes, message):
 
 
 def test_staged_tiles_count_as_shared_memory():
-    facts = clean(shared_memory=20000, load_widths={2: 3, 8: 1}, store_widths={2: 16, 8: 4})
+    facts = clean(shared_memory=20000, load_widths={2: 3, 16: 4}, store_widths={2: 3, 16: 4})
     (fault,) = gate.faults(CONTIGUOUS, facts)
     assert fault == "shared memory: wanted at most 49152 bytes, got 52768"
 

@@ -45,9 +45,9 @@ class Break(NamedTuple):
 
 BREAKS = {
     "missing_barrier": Break(
-        "direct_kernel.cuh",
-        "tile_column * kStride - p.pad_left);\n  __syncthreads();",
-        "tile_column * kStride - p.pad_left);",
+        "direct_planes_kernel.cuh",
+        "sum = initial;\n    __syncthreads();",
+        "sum = initial;",
         r"depthwise_conv2d_contiguous_kernel<\w+, \d, \d, .*: race in shared memory: this thread "
         r"(reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) it at "
         r"depthwise_conv2d_\w+\.cuh:\d+, no barrier between \[block \(\d+,0,0\) thread "

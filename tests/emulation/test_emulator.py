@@ -180,13 +180,13 @@ def test_counters(build_runner):
     problem = next(json.loads(line) for line in output.splitlines() if '"forward"' in line)
     (kernel,) = problem["kernels"]
     assert kernel["kernel"].startswith("depthwise_conv2d_contiguous_kernel<float, 3, 1, ")
-    assert (kernel["launches"], kernel["blocks"], kernel["threads_per_block"]) == (1, 1, 128)
-    # 512 bytes of image, 36 bytes of weights: each sector is loaded by one block, once or more.
+    assert (kernel["launches"], kernel["blocks"], kernel["threads_per_block"]) == (1, 1, 32)
+    # 512 bytes of image, 36 bytes of weights, which each thread loads.
     assert kernel["global_loads"]["unique_sectors"] == 16 + 2
-    assert kernel["global_loads"]["bytes"] == 512 + 36
+    assert kernel["global_loads"]["bytes"] == 512 + 32 * 36
     assert kernel["global_stores"] == {
-        # 8 threads store 4 rows of 16 bytes: a row of 128 bytes is a request.
-        **{"requests": 4, "sectors": 16, "unique_sectors": 16, "bytes": 512}
+        # A warp stores 32 times 16 bytes.
+        **{"requests": 1, "sectors": 16, "unique_sectors": 16, "bytes": 512}
     }
     shared = kernel["shared_loads"]
     assert 0 < shared["min_wavefronts"] <= shared["wavefronts"]

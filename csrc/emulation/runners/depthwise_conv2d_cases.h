@@ -62,6 +62,44 @@ void run_edge(bool small) {
   }
 }
 
+// The kernel of NCHW planes: each of its tiles, widths that are and are not multiples of them, many
+// planes in a block, column tiles, several rounds, and views, which are no runs.
+void run_planes(bool small) {
+  struct Size {
+    int64_t n, c, h, w;
+  };
+  const std::vector<Size> sizes =
+      small ? std::vector<Size>{{3, 2, 14, 14}, {1, 3, 11, 12}, {1, 2, 8, 16}}
+            : std::vector<Size>{{3, 5, 14, 14}, {2, 150, 7, 7}, {5, 3, 10, 10},  {1, 2, 19, 19},
+                                {2, 3, 28, 28}, {1, 3, 56, 56}, {1, 1, 20, 64},  {1, 1, 70, 112},
+                                {2, 2, 12, 5},  {1, 3, 6, 6},   {1, 2, 9, 1700}, {3, 2, 13, 12},
+                                {1, 1, 90, 44}, {2, 2, 21, 35}, {1, 2, 3, 24}};
+  const Memory memories[] = {Memory::kContiguous, Memory::kContiguous, Memory::kOffset,
+                             Memory::kSliced, Memory::kExpanded};
+  unsigned number = 1;
+  for (int64_t kernel : {3, 3, 5, 7}) {
+    for (int64_t stride : {1, 2}) {
+      for (const Size& size : sizes) {
+        for (DType dtype : kSpecializedTypes) {
+          ++number;
+          if (small && number % 2) continue;
+          auto p = square(dtype, Memory::kContiguous, size.n, size.c, size.h, size.w, kernel,
+                          stride, kernel / 2);
+          if (number % 5 == 0) {
+            p.pad_left = number % kernel, p.pad_right = number / 3 % kernel;
+            p.pad_top = number / 5 % kernel, p.pad_bottom = number / 7 % kernel;
+          }
+          vary(p, number);
+          run({p, memories[number % 5], memories[number / 2 % 4]}, number);
+        }
+      }
+    }
+  }
+  if (small) return;
+  auto p = square(DType::kFloat16, Memory::kContiguous, 1, 61, 1, 8003, 3, 1, 1);
+  run({p, Memory::kContiguous, Memory::kContiguous}, 1);
+}
+
 // Views, and outputs in another format than inputs.
 void run_views() {
   using M = Memory;
@@ -261,6 +299,7 @@ void run_layers() {
 // Every kernel family once or more, in seconds under a sanitizer.
 void run_smoke() {
   run_edge(true);
+  run_planes(true);
   run_toeplitz(true);
   run_toeplitz_channels_last(true);
   run_toeplitz_large(true);
@@ -286,7 +325,7 @@ bool run_cases(const std::string& name) {
   const bool all = name == "all";
   if (name == "counted") return run_counted(), true;
   if (name == "smoke") return run_smoke(), true;
-  if (all || name == "edge") run_edge(false);
+  if (all || name == "edge") run_edge(false), run_planes(false);
   if (all || name == "toeplitz") run_toeplitz(false), run_toeplitz_large(false);
   if (all || name == "toeplitz_channels_last") run_toeplitz_channels_last(false);
   if (all || name == "views") run_views();
