@@ -20,8 +20,12 @@ FORWARD = "depthwise_conv2d"
 BACKWARD = "depthwise_conv2d_backward"
 ACTIVATION_BACKWARD = "depthwise_conv2d_activation_backward"
 OPERATORS = (FORWARD, BACKWARD, ACTIVATION_BACKWARD)
-# Of the native library only; it has a test file of its own.
-FUSED = "depthwise_conv2d_fused"
+# Of the native library only; they have test files of their own.
+TESTED_ELSEWHERE = (
+    "depthwise_conv2d_fused",
+    "depthwise_conv2d_layer_norm",
+    "depthwise_conv2d_layer_norm_backward",
+)
 
 # Every integer differs from every other, so that no two of them can be mistaken for each other.
 DISTINCT = Case(
@@ -70,7 +74,7 @@ def test_every_operator_is_tested():
     assert registered == {
         f"{carrier.namespace}::{prefix}{name}{carrier.suffix}"
         for carrier, prefix, name in product(CARRIERS, ("", "_"), OPERATORS)
-    } | {f"effkern::{prefix}{FUSED}" for prefix in ("", "_")}
+    } | {f"effkern::{prefix}{name}" for prefix in ("", "_") for name in TESTED_ELSEWHERE}
 
 
 @pytest.mark.parametrize("carrier", CARRIERS, ids=lambda c: c.namespace + c.suffix)
