@@ -1,13 +1,15 @@
 // Runs the CUDA kernels of depthwise_conv2d on the emulator, without torch, against float64.
 //
 //     depthwise_conv2d [--cases smoke|edge|toeplitz|views|general|empty|layers|all] [--order ORDER]
-//     [--count]
+//     [--every N] [--count]
 //
 // LIST is one of depthwise_conv2d_cases.h: smoke, edge, toeplitz, views, general, empty, layers,
-// all, counted. Prints one line per failure, or, with --count, one JSON object per problem and
-// pass, and then a summary; exits with 1 if there was a failure.
+// all, counted, of which --every N takes the first of N cases. Prints one line per failure, or,
+// with --count, one JSON object per problem and pass, and then a summary; exits with 1 if there was
+// a failure.
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
 
 #include "depthwise_conv2d/depthwise_conv2d_cuda.h"
@@ -19,6 +21,7 @@ namespace {
 
 struct Options {
   std::string cases = "all";
+  int every = 1;
   bool count = false;
 };
 struct Case {
@@ -27,7 +30,7 @@ struct Case {
 };
 
 Options options;
-int checks = 0, failures = 0;
+int cases = 0, checks = 0, failures = 0;
 
 const char* name_of(DType dtype) {
   const char* names[] = {"float64", "float32", "float16", "bfloat16"};
@@ -184,6 +187,7 @@ void run(const Case& c, unsigned seed) {
 
 void run(const Case& c, unsigned seed) {
   if (c.problem.out_height() <= 0 || c.problem.out_width() <= 0) return;
+  if (cases++ % options.every) return;
   switch (c.problem.dtype) {
 #ifndef EFFKERN_EMULATION_TWO_TYPES
     case DType::kFloat64:
@@ -220,8 +224,10 @@ int main(int argc, char** argv) {
       options.cases = value;
     } else if (option == "--order") {
       effkern::emulation::settings().set_order(value);
+    } else if (option == "--every" && std::atoi(value.c_str()) > 0) {
+      options.every = std::atoi(value.c_str());
     } else {
-      std::fprintf(stderr, "wanted --cases, --order or --count, got %s\n", option.c_str());
+      std::fprintf(stderr, "wanted --cases, --order, --every or --count, got %s\n", option.c_str());
       return 2;
     }
   }
