@@ -32,7 +32,7 @@ class Runner:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=300,
+            timeout=900,
             check=False,
         )
         return done.returncode == 0, done.stdout

@@ -125,7 +125,7 @@ def test_broken_kernels_are_caught(build_runner, copied_sources, name):
     assert text.count(broken.right) == 1
     path.write_text(text.replace(broken.right, broken.wrong))
     try:
-        passed, output = build_runner("plain", NAME, copied_sources)("--cases", "smoke")
+        passed, output = build_runner("two_types", NAME, copied_sources)("--cases", "smoke")
     finally:
         path.write_text(text)
     assert not passed
