@@ -5,8 +5,6 @@ The stages of ConvNeXt-T, forward and forward + backward, both layouts of torch,
 
 from __future__ import annotations
 
-import argparse
-import itertools
 from functools import partial
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from effkern.functional import convnext_block
 
-from .layer_norm import STAGES, interleaved
+from .layer_norm import stages, with_gradients
 
 ROUNDS, CALLS = 5, 2
 
@@ -28,10 +26,6 @@ def _torch(input: Tensor, *tensors: Tensor) -> Tensor:
     y = F.layer_norm(y, (y.shape[-1],), norm_weight, norm_bias, 1e-6)
     y = F.linear(F.gelu(F.linear(y, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
     return input + y.permute(0, 3, 1, 2) * gamma[:, None, None]
-
-
-def _with_gradients(function, tensors: list[Tensor], grad: Tensor) -> None:
-    torch.autograd.grad(function(*tensors), tensors, grad)
 
 
 def _calls(batch: int, channels: int, size: int, backward: bool) -> dict[str, partial]:
@@ -51,24 +45,17 @@ def _calls(batch: int, channels: int, size: int, backward: bool) -> dict[str, pa
         grad = torch.randn_like(last)
         calls[name] = partial(function, *operands)
         if backward:
-            calls[name] = partial(_with_gradients, function, operands, grad)
+            calls[name] = partial(with_gradients, function, operands, grad)
     return calls
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    torch.set_num_threads(parser.parse_args().threads)
-    for backward, batch, (channels, size) in itertools.product((False, True), (1, 8), STAGES):
-        calls = _calls(batch, channels, size, backward)
-        medians = interleaved(calls, ROUNDS, CALLS)
-        better = min(medians["torch contiguous"], medians["torch channels_last"])
+    for what, medians, better in stages(__doc__, _calls, ROUNDS, CALLS):
         cells = [
             f"{name} {seconds * 1e3:.1f} ms ({better / seconds:.2f}x)"
             for name, seconds in medians.items()
         ]
-        what = "forward + backward" if backward else "forward"
-        print(f"{what} {batch}x{channels}@{size}: {', '.join(cells)}", flush=True)
+        print(f"{what}: {', '.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":

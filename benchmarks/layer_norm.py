@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -35,7 +35,7 @@ def _conv2d(input: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(input, weight, bias, padding=3, groups=weight.shape[0])
 
 
-def _with_gradients(function, tensors, grad: Tensor) -> None:
+def with_gradients(function, tensors: list[Tensor], grad: Tensor) -> None:
     torch.autograd.grad(function(*tensors), tensors, grad)
 
 
@@ -63,7 +63,7 @@ def _calls(batch: int, channels: int, size: int, backward: bool) -> dict[str, pa
             own = grad.permute(0, 3, 1, 2) if function is effkern_norm else grad
             if name == "effkern contiguous":
                 own = own.contiguous()
-            calls[name] = partial(_with_gradients, function, operands, own)
+            calls[name] = partial(with_gradients, function, operands, own)
         else:
             calls[name] = partial(function, *operands)
     return calls
@@ -80,18 +80,29 @@ def interleaved(calls: Mapping[str, Call], rounds: int, count: int) -> dict[str,
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def stages(
+    description: str | None,
+    calls_of: Callable[[int, int, int, bool], dict[str, partial]],
+    rounds: int,
+    count: int,
+) -> Iterator[tuple[str, dict[str, float], float]]:
+    """Runs a command with the option --threads: for each pass, batch size and stage what it is, the
+    seconds of the contenders that calls_of(batch, channels, size, backward) gives, and those of
+    torch in its better layout."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)
     for backward, batch, (channels, size) in itertools.product((False, True), (1, 8), STAGES):
-        calls = _calls(batch, channels, size, backward)
-        medians = interleaved(calls, ROUNDS, CALLS)
-        cells = [f"{name} {seconds * 1e6:.0f} us" for name, seconds in medians.items()]
+        medians = interleaved(calls_of(batch, channels, size, backward), rounds, count)
         better = min(medians["torch contiguous"], medians["torch channels_last"])
-        ratio = better / medians["effkern"]
         what = "forward + backward" if backward else "forward"
-        print(f"{what} {batch}x{channels}@{size}: {', '.join(cells)}; {ratio:.2f}x", flush=True)
+        yield f"{what} {batch}x{channels}@{size}", medians, better
+
+
+def main() -> None:
+    for what, medians, better in stages(__doc__, _calls, ROUNDS, CALLS):
+        cells = [f"{name} {seconds * 1e6:.0f} us" for name, seconds in medians.items()]
+        print(f"{what}: {', '.join(cells)}; {better / medians['effkern']:.2f}x", flush=True)
 
 
 if __name__ == "__main__":

@@ -148,6 +148,20 @@ void check_grad_output(const char* op, const DepthwiseConv2dProblem& p,
                 wanted[2], ", ", wanted[3], "), got ", grad_output.shape());
 }
 
+int32_t accumulation_dtype(const DepthwiseConv2dProblem& p) {
+  return p.dtype == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+}
+
+void check_per_channel(const char* op, const char* name, const DepthwiseConv2dProblem& p,
+                       int64_t channels, const TensorView& tensor) {
+  EFFKERN_CHECK(tensor.dim == 1 && tensor.sizes[0] == channels, op, ": ", name, ": wanted shape (",
+                channels, ",), got ", tensor.shape());
+  EFFKERN_CHECK(tensor.dtype == accumulation_dtype(p), op, ": ", name, ": wanted ",
+                dtype_name(accumulation_dtype(p)), ", got ", dtype_name(tensor.dtype));
+  EFFKERN_CHECK(tensor.device_type == aoti_torch_device_type_cpu(), op, ": ", name,
+                ": wanted a tensor on cpu as input is, got one on another device");
+}
+
 Backend check_backend(const char* op, int64_t value, DeviceType device) {
   EFFKERN_CHECK(value >= 0 && value < kNumBackends, op, ": backend: wanted 0 to ", kNumBackends - 1,
                 ", got ", value);

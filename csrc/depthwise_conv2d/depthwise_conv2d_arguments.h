@@ -11,6 +11,9 @@ namespace effkern {
 // As torch calls it, for messages.
 const char* dtype_name(int32_t dtype);
 
+// In which the kernels add up numbers of the problem's dtype.
+int32_t accumulation_dtype(const DepthwiseConv2dProblem& problem);
+
 // The integers that every operator of this family takes, in the schema's order.
 struct Geometry {
   int64_t stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w;
@@ -26,6 +29,11 @@ DepthwiseConv2dProblem check_arguments(const char* op, Pass pass, const TensorVi
 // Checks a gradient against the output that the problem describes.
 void check_grad_output(const char* op, const DepthwiseConv2dProblem& problem,
                        const TensorView& grad_output, const TensorView& input);
+
+// Checks that an argument of an operator without CUDA kernels is one number per channel, in the
+// accumulation type, on the CPU.
+void check_per_channel(const char* op, const char* name, const DepthwiseConv2dProblem& problem,
+                       int64_t channels, const TensorView& tensor);
 
 // Checks that `backend` is a backend that can run on the problem's device in this library.
 Backend check_backend(const char* op, int64_t backend, DeviceType device);

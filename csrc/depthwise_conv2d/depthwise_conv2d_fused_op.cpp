@@ -12,21 +12,12 @@ constexpr char kName[] = "effkern.depthwise_conv2d_fused";
 
 using Results = std::tuple<Tensor, Tensor, Tensor>;
 
-int32_t accumulation_dtype(const DepthwiseConv2dProblem& p) {
-  return p.dtype == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
-}
-
 // One number per input channel.
-void check_per_channel(const char* name, const std::optional<Tensor>& tensor,
-                       const DepthwiseConv2dProblem& p, const void** data, int64_t* stride) {
+void read_per_channel(const char* name, const std::optional<Tensor>& tensor,
+                      const DepthwiseConv2dProblem& p, const void** data, int64_t* stride) {
   if (!tensor) return;
   const TensorView view(*tensor);
-  EFFKERN_CHECK(view.dim == 1 && view.sizes[0] == p.in_channels, kName, ": ", name,
-                ": wanted shape (", p.in_channels, ",), got ", view.shape());
-  EFFKERN_CHECK(view.dtype == accumulation_dtype(p), kName, ": ", name, ": wanted ",
-                dtype_name(accumulation_dtype(p)), ", got ", dtype_name(view.dtype));
-  EFFKERN_CHECK(view.device_type == aoti_torch_device_type_cpu(), kName, ": ", name,
-                ": wanted a tensor on cpu as input is, got one on another device");
+  check_per_channel(kName, name, p, p.in_channels, view);
   *data = view.data();
   *stride = view.strides[0];
 }
@@ -64,8 +55,8 @@ Results depthwise_conv2d_fused(const Tensor& input, const Tensor& weight,
   EFFKERN_CHECK(wanted != Backend::kTorch, kName,
                 ": backend: wanted auto or cpu, got torch, which has no such operator");
   StencilHooks hooks;
-  check_per_channel("input_scale", input_scale, p, &hooks.scale, &hooks.scale_stride);
-  check_per_channel("input_shift", input_shift, p, &hooks.shift, &hooks.shift_stride);
+  read_per_channel("input_scale", input_scale, p, &hooks.scale, &hooks.scale_stride);
+  read_per_channel("input_shift", input_shift, p, &hooks.shift, &hooks.shift_stride);
   p.has_prologue = input_scale || input_activation != 0;
   p.input_activation = static_cast<Activation>(input_activation);
   p.sums = static_cast<Sums>(sums);

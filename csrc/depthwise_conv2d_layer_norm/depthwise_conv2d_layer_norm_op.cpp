@@ -29,10 +29,6 @@ constexpr char kBackward[] = "effkern.depthwise_conv2d_layer_norm_backward";
 
 using Results = std::tuple<Tensor, Tensor, Tensor>;
 
-int32_t accumulation_dtype(const DepthwiseConv2dProblem& p) {
-  return p.dtype == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
-}
-
 Tensor empty_accumulator(const TensorView& like, const DepthwiseConv2dProblem& p, int64_t dim,
                          const int64_t* sizes, const int64_t* strides) {
   AtenTensorHandle handle;
@@ -59,13 +55,7 @@ Tensor per_channel(const char* op, const char* name, const std::optional<Tensor>
     Tensor filled = empty_per_channel(like, p);
     return torch::stable::fill_(filled, otherwise);
   }
-  const TensorView view(*tensor);
-  EFFKERN_CHECK(view.dim == 1 && view.sizes[0] == p.out_channels, op, ": ", name,
-                ": wanted shape (", p.out_channels, ",), got ", view.shape());
-  EFFKERN_CHECK(view.dtype == accumulation_dtype(p), op, ": ", name, ": wanted ",
-                dtype_name(accumulation_dtype(p)), ", got ", dtype_name(view.dtype));
-  EFFKERN_CHECK(view.device_type == aoti_torch_device_type_cpu(), op, ": ", name,
-                ": wanted a tensor on cpu as input is, got one on another device");
+  check_per_channel(op, name, p, p.out_channels, TensorView(*tensor));
   return torch::stable::contiguous(*tensor);
 }
 

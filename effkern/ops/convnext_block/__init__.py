@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 import torch.utils.checkpoint
 from torch import Tensor
-from torch.nn import Parameter
 
-from ... import _library, registry
+from ... import _library
 from ..depthwise_conv2d import fallback, resolve
+from ..depthwise_conv2d.cpu_operators import can_run
 from ..depthwise_conv2d_layer_norm import depthwise_conv2d_layer_norm
 
 if _library.available():
@@ -19,8 +18,6 @@ if _library.available():
     from . import autograd
 
 _NAME = "effkern.convnext_block"
-_BACKENDS = (registry.BACKENDS["auto"], registry.BACKENDS["cpu"])
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SAVE = ("minimal", "all")
 # timm's; the paper's code has the same.
 _GRN_EPS = 1e-6
@@ -171,16 +168,11 @@ def _run(tensors: tuple[Any, ...], eps: float, pads, activation: int, save: str)
     present = [t for t in tensors if t is not None]
     grn_weight, sample_scale = tensors[10], tensors[12]
     fits = (
-        registry.selected in _BACKENDS
-        and _library.available()
+        not torch.compiler.is_compiling()
+        and can_run(present)
         and grn_weight is None
         and not (sample_scale is not None and sample_scale.requires_grad)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and torch._C._get_tracing_state() is None
-        and tensors[0].dtype in _DTYPES
-        and all(type(t) in (Tensor, Parameter) and t.is_cpu for t in present)
+        and not any(isinstance(t, torch._subclasses.FakeTensor) for t in present)
     )
     if not fits:
         if grn_weight is None or save == "all" or torch.compiler.is_compiling():

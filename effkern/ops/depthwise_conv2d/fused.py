@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
-from torch.nn import Parameter
 
 from ... import _library, registry
 from . import _bad_tensors, _resolve_ints, fallback, run
 from .arguments import ACTIVATIONS, Params, resolve
+from .cpu_operators import can_run, per_channel
 
 if _library.available():
     from . import fused_autograd, registration
@@ -24,10 +23,7 @@ SUMS: dict[str | None, int] = {None: 0, "channel": 1, "spatial": 2}
 _CHANNEL = SUMS["channel"]
 
 _NAME = "effkern.depthwise_conv2d_fused"
-_BACKENDS = (registry.BACKENDS["auto"], registry.BACKENDS["cpu"])
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _is_compiling = torch.compiler.is_compiling
-_PLAIN = (Tensor, Parameter, torch._subclasses.FakeTensor)
 
 
 def depthwise_conv2d_fused(
@@ -132,30 +128,15 @@ def _code(argument: str, value: Any) -> int:
 def _per_channel(argument: str, value: Tensor | None, input: Tensor) -> Tensor | None:
     if value is None:
         return None
-    channels = input.shape[-3]
-    if value.dim() != 1 or value.shape[0] != channels:
-        raise RuntimeError(
-            f"{_NAME}: {argument}: wanted shape ({channels},), got {tuple(value.shape)}"
-        )
-    if not value.is_floating_point():
-        raise RuntimeError(f"{_NAME}: {argument}: wanted a floating dtype, got {value.dtype}")
-    if value.device != input.device:
-        raise RuntimeError(
-            f"{_NAME}: {argument}: wanted device {input.device} as input is on, got {value.device}"
-        )
-    return value.to(fallback.accumulation_dtype(input.dtype))
+    wide = fallback.accumulation_dtype(input.dtype)
+    return per_channel(_NAME, argument, value, input.shape[-3], input.device, wide)
 
 
 def _run(input, weight, bias, scale, shift, params: Params, pre: int, mode: int):
     backend = registry.selected
     compiling = _is_compiling()
     tensors = [t for t in (input, weight, bias, scale, shift) if t is not None]
-    if (
-        backend not in _BACKENDS
-        or input.dtype not in _DTYPES
-        or not _library.available()
-        or not (_traced_fits(tensors) if compiling else _fits(tensors))
-    ):
+    if not can_run(tensors):
         return _compose(input, weight, bias, scale, shift, params, pre, mode)
     if not compiling and torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
@@ -178,22 +159,6 @@ def _run(input, weight, bias, scale, shift, params: Params, pre: int, mode: int)
     if not mode:
         return results[0]
     return (results[0], results[1], results[2]) if mode == _CHANNEL else (results[0], results[1])
-
-
-def _traced_fits(tensors: list[Tensor]) -> bool:
-    return not torch.onnx.is_in_onnx_export() and all(t.device.type == "cpu" for t in tensors)
-
-
-def _fits(tensors: list[Tensor]) -> bool:
-    """Whether a single opaque operator can serve an eager call; see `depthwise_conv2d`."""
-    for tensor in tensors:
-        if type(tensor) not in _PLAIN or not tensor.is_cpu:
-            return False
-    return (
-        not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and torch._C._get_tracing_state() is None
-    )
 
 
 def _compose(input, weight, bias, scale, shift, params, pre, mode):

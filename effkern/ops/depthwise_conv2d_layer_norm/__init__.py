@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
-from torch.nn import Parameter
 
-from ... import _library, registry
+from ... import _library
 from ..depthwise_conv2d import _resolve_ints, fallback, resolve, run
+from ..depthwise_conv2d.cpu_operators import can_run, per_channel
 
 if _library.available():
     from ..depthwise_conv2d import registration
@@ -19,10 +18,7 @@ if _library.available():
     autograd.register()
 
 _NAME = "effkern.depthwise_conv2d_layer_norm"
-_BACKENDS = (registry.BACKENDS["auto"], registry.BACKENDS["cpu"])
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _NAMES = ("input", "weight", "bias", "norm_weight", "norm_bias")
-_PLAIN = (Tensor, Parameter, torch._subclasses.FakeTensor)
 _is_compiling = torch.compiler.is_compiling
 
 
@@ -80,9 +76,9 @@ def depthwise_conv2d_layer_norm(
     dtype = fallback.accumulation_dtype(input.dtype)
     scale = shift = None
     if norm_weight is not None:
-        scale = _per_channel("norm_weight", norm_weight, channels, device, dtype)
+        scale = per_channel(_NAME, "norm_weight", norm_weight, channels, device, dtype)
     if norm_bias is not None:
-        shift = _per_channel("norm_bias", norm_bias, channels, device, dtype)
+        shift = per_channel(_NAME, "norm_bias", norm_bias, channels, device, dtype)
     return _run(input, weight, bias, scale, shift, float(eps), params[2:6])
 
 
@@ -102,33 +98,12 @@ def _check_types(tensors: tuple[Any, ...], eps: Any) -> None:
         raise TypeError(f"{_NAME}: eps: wanted a float, got {type(eps).__name__}")
 
 
-def _per_channel(
-    argument: str, value: Tensor, channels: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    if value.dim() != 1 or value.shape[0] != channels:
-        raise RuntimeError(
-            f"{_NAME}: {argument}: wanted shape ({channels},), got {tuple(value.shape)}"
-        )
-    if not value.is_floating_point():
-        raise RuntimeError(f"{_NAME}: {argument}: wanted a floating dtype, got {value.dtype}")
-    if value.device != device:
-        raise RuntimeError(
-            f"{_NAME}: {argument}: wanted device {device} as input is on, got {value.device}"
-        )
-    return value if value.dtype == dtype else value.to(dtype)
-
-
 def _run(input, weight, bias, scale, shift, eps: float, pads: tuple[int, ...]) -> Tensor:
     if input.dim() == 3:
         return _run(input.unsqueeze(0), weight, bias, scale, shift, eps, pads).squeeze(0)
     compiling = _is_compiling()
     tensors = [t for t in (input, weight, bias, scale, shift) if t is not None]
-    if (
-        registry.selected not in _BACKENDS
-        or input.dtype not in _DTYPES
-        or not _library.available()
-        or not (_traced_fits(tensors) if compiling else _fits(tensors))
-    ):
+    if not can_run(tensors):
         return compose(input, weight, bias, scale, shift, eps, pads)
     if not compiling and torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
@@ -140,22 +115,6 @@ def _run(input, weight, bias, scale, shift, eps: float, pads: tuple[int, ...]) -
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return autograd.LayerNorm.apply(input, weight, bias, scale, shift, eps, *pads)
     return autograd.LEAN(input, weight, bias, scale, shift, eps, *pads)[0]
-
-
-def _traced_fits(tensors: list[Tensor]) -> bool:
-    return not torch.onnx.is_in_onnx_export() and all(t.device.type == "cpu" for t in tensors)
-
-
-def _fits(tensors: list[Tensor]) -> bool:
-    """Whether a single opaque operator can serve an eager call; see `depthwise_conv2d`."""
-    for tensor in tensors:
-        if type(tensor) not in _PLAIN or not tensor.is_cpu:
-            return False
-    return (
-        not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and torch._C._get_tracing_state() is None
-    )
 
 
 def compose(input, weight, bias, scale, shift, eps: float, pads: tuple[int, ...]) -> Tensor:
