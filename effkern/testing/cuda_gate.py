@@ -22,8 +22,8 @@ from .sass import (
     run_tool,
 )
 
-# The longest kernel has about 3400 (toeplitz_large of 8 parts, in bfloat16 on sm_80), of 16 bytes
-# each. A third more is a kernel that has been unrolled by mistake.
+# The longest kernel has about 4000, of 16 bytes each. An eighth more is a kernel that has been
+# unrolled by mistake.
 MOST_INSTRUCTIONS = 4500
 # Bytes per block without cudaFuncAttributeMaxDynamicSharedMemorySize, on every device.
 MOST_SHARED_MEMORY = 48 << 10
