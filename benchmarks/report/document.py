@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import findings, predicted, setting, tables
+from . import counted, findings, predicted, setting, tables
 from .table import Table
 
 
@@ -42,9 +42,21 @@ def _predicted(results: dict[str, Any]) -> Document:
     )
 
 
+def _counters(results: dict[str, Any]) -> Document:
+    return Document(
+        f"effkern, what the CPU kernels execute: {results['slug']}",
+        counted.warnings(results),
+        counted.findings(results),
+        counted.tables(results),
+        counted.setting(results),
+        counted.reproduce(results),
+    )
+
+
 _KINDS: dict[str, Callable[[dict[str, Any]], Document]] = {
     "micro": _micro,
     "predicted": _predicted,
+    "counters": _counters,
 }
 
 

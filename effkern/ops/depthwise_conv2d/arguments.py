@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeAlias
 
 import torch
@@ -115,3 +116,32 @@ def resolve(
         known = ", ".join(repr(name) for name in ACTIVATIONS)
         raise ValueError(f"{_NAME}: activation: wanted one of {known}, got {activation!r}")
     return (*stride, *vertical, *horizontal, *dilation, ACTIVATIONS[activation])
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is an int or a pair of them, and no type that compares equal to one."""
+    kind = type(value)
+    return kind is int or (
+        kind is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolve_cached(stride: Any, padding: Any, dilation: Any, activation: str | None) -> Params:
+    # The kernel's size matters to padding="same" only.
+    return resolve((1, 1), stride, padding, dilation, activation)
+
+
+def resolve_plain(
+    stride: Any, padding: Any, dilation: Any, activation: str | None
+) -> Params | None:
+    """`resolve` from a cache, where the arguments are ints or pairs of them; None where they are
+    not. Resolving anew takes longer than a small convolution."""
+    if (
+        _is_plain(stride)
+        and _is_plain(padding)
+        and _is_plain(dilation)
+        and (activation is None or type(activation) is str)
+    ):
+        return _resolve_cached(stride, padding, dilation, activation)
+    return None

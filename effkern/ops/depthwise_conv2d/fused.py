@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ... import _library, registry
-from . import _bad_tensors, _resolve_ints, fallback, run
-from .arguments import ACTIVATIONS, Params, resolve
+from . import _bad_tensors, fallback, run
+from .arguments import ACTIVATIONS, Params, resolve, resolve_plain
 from .cpu_operators import can_run, per_channel
 
 if _library.available():
@@ -83,13 +83,8 @@ def depthwise_conv2d_fused(
         raise _no_tensor(input, weight, bias, input_scale, input_shift)
     if weight.dim() < 2:
         raise _bad_tensors(input, weight, bias)
-    if (
-        type(stride) is type(padding) is type(dilation) is int
-        and (activation is None or type(activation) is str)
-        and not _is_compiling()
-    ):
-        params = _resolve_ints(stride, padding, dilation, activation)
-    else:
+    params = None if _is_compiling() else resolve_plain(stride, padding, dilation, activation)
+    if params is None:
         kernel_size = (weight.shape[-2], weight.shape[-1])
         params = resolve(kernel_size, stride, padding, dilation, activation)
     pre = 0 if input_activation is None else _code("input_activation", input_activation)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ... import _library
-from ..depthwise_conv2d import _resolve_ints, fallback, resolve, run
+from ..depthwise_conv2d import fallback, resolve, run
+from ..depthwise_conv2d.arguments import resolve_plain
 from ..depthwise_conv2d.cpu_operators import can_run, per_channel
 
 if _library.available():
@@ -66,9 +67,8 @@ def depthwise_conv2d_layer_norm(
     """
     _check_types((input, weight, bias, norm_weight, norm_bias), eps)
     try:
-        if type(padding) is int and not _is_compiling():
-            params = _resolve_ints(1, padding, 1, None)
-        else:
+        params = None if _is_compiling() else resolve_plain(1, padding, 1, None)
+        if params is None:
             params = resolve(tuple(weight.shape[-2:]), 1, padding)  # type: ignore[arg-type]
     except (RuntimeError, TypeError, ValueError) as error:
         raise type(error)(str(error).replace("effkern.depthwise_conv2d", _NAME, 1)) from None
