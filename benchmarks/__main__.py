@@ -16,7 +16,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 from rich.console import Console  # noqa: E402
 
-from . import micro, predict, publish, report, workloads  # noqa: E402
+from . import block_options, block_run, micro, predict, publish, report, workloads  # noqa: E402
 from .contenders import PEERS  # noqa: E402
 from .options import Options  # noqa: E402
 from .problem import DTYPES, LAYOUTS, PASSES  # noqa: E402
@@ -55,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="results on standard output")
     add("--output", type=Path, default=Path("results"), help="folder (default: %(default)s)")
 
+    text = "Times the forward pass of the blocks of real models, on the CPU."
+    block_options.add_arguments(command("blocks", text), _words)
     later = command("predict", "Predicts every pass of the layers on a GPU that is not there.")
     add = later.add_argument
     add("--model", nargs="+", metavar="NAME", help=f"of {', '.join(workloads.models())}")
@@ -120,6 +122,11 @@ def _micro(arguments: argparse.Namespace) -> int:
     return _finish(micro.run(_options(arguments), console), arguments, console)
 
 
+def _blocks(arguments: argparse.Namespace) -> int:
+    console, options = _console(arguments), block_options.from_arguments(arguments)
+    return _finish(block_run.run(options, console), arguments, console)
+
+
 def _predict(arguments: argparse.Namespace) -> int:
     console = _console(arguments)
     given = {
@@ -161,7 +168,13 @@ def _publish(arguments: argparse.Namespace) -> int:
 def main(words: list[str] | None = None) -> int:
     """Runs a command line, of this process unless given; returns its exit status."""
     arguments = parser().parse_args(words)
-    commands = {"micro": _micro, "predict": _predict, "report": _report, "publish": _publish}
+    commands = {
+        "micro": _micro,
+        "blocks": _blocks,
+        "predict": _predict,
+        "report": _report,
+        "publish": _publish,
+    }
     try:
         return commands[arguments.command](arguments)
     except (ValueError, OSError) as error:

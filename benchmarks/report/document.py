@@ -20,9 +20,10 @@ class Document:
     commands: list[str]
 
 
-def _micro(results: dict[str, Any]) -> Document:
+def _measured(results: dict[str, Any]) -> Document:
+    what = "blocks" if results["kind"] == "blocks" else "microbenchmark"
     return Document(
-        f"effkern microbenchmark: {results['slug']}",
+        f"effkern {what}: {results['slug']}",
         findings.warnings(results),
         findings.build(results),
         tables.build(results),
@@ -43,7 +44,8 @@ def _predicted(results: dict[str, Any]) -> Document:
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Document]] = {
-    "micro": _micro,
+    "micro": _measured,
+    "blocks": _measured,
     "predicted": _predicted,
 }
 

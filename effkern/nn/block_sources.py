@@ -25,10 +25,11 @@ def _source(cls: type, target: type[nn.Module]) -> tuple[str, str] | None:
     return next((source for source in _SOURCES[target] if is_class(cls, *source)), None)
 
 
-def parts_of(block: Any) -> mbconv_sources.Parts:
-    """The parts of an MBConv or FusedMBConv."""
-    target = MBConv if isinstance(block, MBConv) else FusedMBConv
-    source = _source(block._source_class, target)
+def parts_of(block: Any, target: type[nn.Module] | None = None) -> mbconv_sources.Parts:
+    """The parts of an MBConv or FusedMBConv, or of a block that `target` stands for."""
+    if target is None:
+        target = MBConv if isinstance(block, MBConv) else FusedMBConv
+    source = _source(getattr(block, "_source_class", type(block)), target)
     assert source is not None
     return mbconv_sources.parts(block, source)
 
@@ -42,13 +43,10 @@ def check(module: nn.Module) -> None:
     """TypeError or ValueError with the reason, if `module` is not what its replacement computes."""
     target = block_class(module)
     assert target is not None
-    source = _source(type(module), target)
-    assert source is not None
     if target is ConvNeXtBlock:
         convnext_block_sources.check(module)
     else:
-        parts = mbconv_sources.parts(module, source)
-        mbconv_sources.check(module, parts, depthwise=target is MBConv)
+        mbconv_sources.check(module, parts_of(module, target), depthwise=target is MBConv)
 
 
 def replace(module: nn.Module) -> None:

@@ -57,8 +57,9 @@ def folds(block: nn.Module, found: Parts, input: Any) -> bool:
     for norm in (layer.norm for layer in _layers(found)):
         if not _plain(norm) and (norm.training or norm.running_mean is None):
             return False
-    needs_grad = input.requires_grad or any(p.requires_grad for p in block.parameters())
-    return not (torch.is_grad_enabled() and needs_grad)
+    if not torch.is_grad_enabled():
+        return True
+    return not (input.requires_grad or any(p.requires_grad for p in block.parameters()))
 
 
 def _layers(found: Parts) -> list[Layer]:

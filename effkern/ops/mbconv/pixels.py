@@ -42,6 +42,10 @@ def dense(images: Tensor) -> Tensor:
 
 
 def memory_format(images: Tensor) -> torch.memory_format:
+    contiguous = images.is_contiguous()
+    if contiguous != is_channels_last(images):
+        return torch.contiguous_format if contiguous else torch.channels_last
+    # Costs 20 times as much.
     return torch._prims_common.suggest_memory_format(images)
 
 
@@ -57,7 +61,7 @@ def matrices(images: Tensor, per_image: bool) -> list[Tensor]:
     Those of contiguous planes are transposed, which costs a matrix product nothing.
     """
     if per_image:
-        return [image.flatten(1).t() for image in images]
+        return [image.flatten(1).t() for image in images.unbind()]
     return [images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])]
 
 
