@@ -16,7 +16,7 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 
 from rich.console import Console  # noqa: E402
 
-from . import counters, micro, predict, publish, report  # noqa: E402
+from . import block_options, block_run, counters, micro, predict, publish, report  # noqa: E402
 from .command_line import given, parser  # noqa: E402
 from .options import Options  # noqa: E402
 from .report import terminal  # noqa: E402
@@ -52,6 +52,11 @@ def _micro(arguments: argparse.Namespace) -> int:
         **{**(full if arguments.full else {}), **given(arguments, *names)},
     )
     return _finish(micro.run(options, console), arguments, console)
+
+
+def _blocks(arguments: argparse.Namespace) -> int:
+    console, options = _console(arguments), block_options.from_arguments(arguments)
+    return _finish(block_run.run(options, console), arguments, console)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -93,6 +98,7 @@ def main(words: list[str] | None = None) -> int:
     arguments = parser(__doc__).parse_args(words)
     commands = {
         "micro": _micro,
+        "blocks": _blocks,
         "predict": _predict,
         "counters": _counters,
         "report": _report,

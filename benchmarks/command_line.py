@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import workloads
+from . import block_options, workloads
 from .contenders import PEERS
 from .problem import DTYPES, LAYOUTS, PASSES
 
@@ -62,6 +62,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     scope.add_argument("--quick", action="store_true", help="a smoke test: one layer a class")
     scope.add_argument("--full", action="store_true", help="all dtypes, batch 1 and 16 (hours)")
     add("--cold", action="store_true", help="CPU: operands rotate past the caches")
+
+    text = "Times the forward pass of the blocks of real models, on the CPU."
+    block_options.add_arguments(command("blocks", text), _words)
 
     add = command(
         "predict", "Predicts every pass of the layers on a GPU that is not there."

@@ -20,9 +20,10 @@ class Document:
     commands: list[str]
 
 
-def _micro(results: dict[str, Any]) -> Document:
+def _measured(results: dict[str, Any]) -> Document:
+    what = "blocks" if results["kind"] == "blocks" else "microbenchmark"
     return Document(
-        f"effkern microbenchmark: {results['slug']}",
+        f"effkern {what}: {results['slug']}",
         findings.warnings(results),
         findings.build(results),
         tables.build(results),
@@ -54,7 +55,8 @@ def _counters(results: dict[str, Any]) -> Document:
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Document]] = {
-    "micro": _micro,
+    "micro": _measured,
+    "blocks": _measured,
     "predicted": _predicted,
     "counters": _counters,
 }

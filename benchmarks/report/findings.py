@@ -63,8 +63,9 @@ def build(results: dict[str, Any]) -> list[str]:
             f"{_PASSES[pass_]}, {dtype}, batch {batch}: distance of PyTorch from the roofline: "
             f"{distances}."
         )
+    rest = _overhead(results) + _memory(results) if results["kind"] == "micro" else []
     if not analysis.is_compared(cells):
-        return found + _overhead(results) + _memory(results)
+        return found + rest
     slower = cells[cells["contender"].map(analysis.is_effkern) & (cells["speedup"] < 0.95)]
     problems = slower[analysis.PROBLEM].drop_duplicates()
     found.append(
@@ -72,7 +73,7 @@ def build(results: dict[str, Any]) -> list[str]:
         f"{int(cells['contender'].map(analysis.is_effkern).sum())} measurements"
         + (f", the first: {', '.join(map(str, problems.iloc[0]))}." if len(problems) else ".")
     )
-    return found + _overhead(results) + _memory(results)
+    return found + rest
 
 
 def best_peers(cells: pd.DataFrame) -> list[str]:

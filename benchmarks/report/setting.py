@@ -57,4 +57,6 @@ def allocator(results: dict[str, Any]) -> str:
 def reproduce(results: dict[str, Any]) -> list[str]:
     """The commands that repeat the run."""
     checkout = [f"git checkout {results['commit']['sha']}"] if results["commit"]["sha"] else []
+    if results["kind"] == "blocks":
+        return [*checkout, " ".join(results["command"])]
     return [*checkout, "make bench", f"# or: {' '.join(results['command'])}"]
