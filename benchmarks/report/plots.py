@@ -116,6 +116,7 @@ _COUNTED_PLOTS: dict[str, tuple[Callable[..., Any], str, str]] = {
 # Of each kind of results: the cells as a frame, what to warn of, and the plots.
 _KINDS: dict[str, tuple[Callable[..., Any], Callable[..., list[str]], dict[str, Any]]] = {
     "micro": (analysis.frame, findings.warnings, _PLOTS),
+    "blocks": (analysis.frame, findings.warnings, _PLOTS),
     "predicted": (predicted.frame, predicted.warnings, _PREDICTED_PLOTS),
     "counters": (counted.frame, counted.warnings, _COUNTED_PLOTS),
 }
@@ -136,7 +137,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Picture]:
     warned = warnings(results)
     for (dtype, batch), cells in groups:
         for name, (plot, title, note) in plots.items():
-            if results["kind"] == "micro" and not _has(name, cells):
+            if plots is _PLOTS and not _has(name, cells):
                 continue
             suffix = f"-{dtype}-b{batch}" if len(groups) > 1 else ""
             path = folder / f"{results['kind']}-{name}{suffix}.png"
