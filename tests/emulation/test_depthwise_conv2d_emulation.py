@@ -99,6 +99,14 @@ BREAKS = {
         r"(reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) it at "
         r"depthwise_conv2d_toeplitz_\w+\.cuh:\d+, no barrier between \[block",
     ),
+    "planes_overwritten_while_they_are_read": Break(
+        "wgrad_planes_kernel.cuh",
+        "      __syncthreads();\n      input_cursor.skip",
+        "      input_cursor.skip",
+        r"depthwise_conv2d_contiguous_wgrad_kernel<\w+, \d, \d, .*: race in shared memory: this "
+        r"thread (reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) "
+        r"it at depthwise_conv2d_\w+\.cuh:\d+, no barrier between \[block",
+    ),
     "race_in_reduction": Break(
         "wgrad_kernel.cuh",
         "    __syncthreads();\n    if (slot != 0",
