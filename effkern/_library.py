@@ -61,6 +61,11 @@ def load_error() -> Exception | None:
     return _error
 
 
+def path() -> Path:
+    """Where the native library is, or would be."""
+    return _LIBRARY
+
+
 def available() -> bool:
     """Whether the native operators are registered."""
     return _error is None

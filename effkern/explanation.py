@@ -1,129 +1,27 @@
-"""What a call will run, and why: plans as objects that print."""
+"""What a call will run, and why."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import _library, registry
+from . import _library, prediction, registry
 from .functional import depthwise_conv2d, depthwise_conv2d_layer_norm
 from .nn.depthwise_conv2d import DepthwiseConv2d
 from .ops.depthwise_conv2d import _AUTO_DEVICES, _DTYPES, ACTIVATIONS, Params, resolve
+from .ops.depthwise_conv2d.cuda_plan import plan as cuda_plan
 from .ops.depthwise_conv2d.triton_plan import plan as triton_plan
+from .plans import Explanation, Plan
 
 _ACTIVATION_NAMES = {code: name for name, code in ACTIVATIONS.items()}
 PASSES = ("forward", "grad_input", "grad_weight")
 # On the tensors of which device.
 _TRITON = {"triton": "cuda", "triton_interpreted": "cpu"}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one pass of an operator is computed. What is not known is None.
-
-    Attributes:
-        backend: "cpu", "cuda", "triton" or "torch" (PyTorch's own convolution).
-        kernel: the name of the kernel.
-        tile: what one register tile, thread block or program (rows x columns x channels) computes.
-        grid: work units (cpu), thread blocks (cuda) or programs (triton).
-        shared_memory: bytes for a thread block (cuda).
-        scratch: bytes for a thread (cpu).
-        workspace: bytes of temporary memory for the whole call.
-        bytes: memory traffic that no implementation avoids: each tensor once.
-        flops: two for each multiply-add on pixels inside the image.
-        reason: why this backend and kernel.
-    """
-
-    backend: str
-    kernel: str
-    tile: str | None
-    grid: int | None
-    shared_memory: int | None
-    scratch: int | None
-    workspace: int | None
-    bytes: int | None
-    flops: int | None
-    reason: str
-
-    def floor(self, bandwidth: float, throughput: float) -> float | None:
-        """Seconds that no implementation can beat, for ceilings in bytes/s and FLOP/s."""
-        if self.bytes is None or self.flops is None:
-            return None
-        return max(self.bytes / bandwidth, self.flops / throughput)
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """The plans of one call; prints as a table.
-
-    Attributes:
-        op: the operator.
-        problem: its sizes, dtype, layout and device by name.
-        plans: a plan for each of "forward", "grad_input", "grad_weight"; with a LayerNorm also for
-            "norm_backward".
-        ceilings: (bytes/s, FLOP/s) to give floors for, or None.
-    """
-
-    op: str
-    problem: dict[str, Any]
-    plans: dict[str, Plan]
-    ceilings: tuple[float, float] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, for JSON; floors in seconds."""
-        result = asdict(self)
-        if self.ceilings is not None:
-            for name, plan in self.plans.items():
-                result["plans"][name]["floor"] = plan.floor(*self.ceilings)
-        return result
-
-    def _sizes(self) -> str:
-        p = self.problem
-        shape = (p["batch"], p["in_channels"], p["height"], p["width"])
-        pads = [p[f"pad_{side}"] for side in ("top", "bottom", "left", "right")]
-        parts = [
-            f"input {shape} {p['dtype']} {p['layout']} on {p['device']}",
-            f"{p['out_channels']} output channels" if p["out_channels"] != shape[1] else "",
-            f"kernel {p['kernel_h']}x{p['kernel_w']}",
-            f"stride {p['stride_h']}x{p['stride_w']}",
-            f"padding {'/'.join(map(str, pads))} (top/bottom/left/right)",
-            f"dilation {p['dilation_h']}x{p['dilation_w']}",
-            "bias" if p["has_bias"] else "",
-            p["activation"] or "",
-        ]
-        return ", ".join(part for part in parts if part)
-
-    def __str__(self) -> str:
-        plans: dict[str, dict[str, Any]] = self.to_dict()["plans"]
-        rows = [("", *plans)]
-        for key in next(iter(plans.values())):
-            values = [plan[key] for plan in plans.values()]
-            if key != "reason" and any(value not in (None, "") for value in values):
-                rows.append((key.replace("_", " "), *(_text(key, value) for value in values)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        reasons: dict[str, list[str]] = {}
-        for name, plan in plans.items():
-            reasons.setdefault(plan["reason"], []).append(name)
-        return "\n".join(
-            [
-                f"{self.op}: {self._sizes()}",
-                *("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows),
-                *(f"{', '.join(names)}: {reason}" for reason, names in reasons.items()),
-            ]
-        )
-
-
-def _text(key: str, value: Any) -> str:
-    if value is None:
-        return "-"
-    if key == "floor":
-        return f"{value * 1e6:.1f} us"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, **kwargs: Any):
@@ -284,12 +182,42 @@ def _plan(problem: dict[str, Any], backend: str, torch_reason: str | None) -> Pl
         if torch_reason is None:
             raise RuntimeError(f"effkern.explain: no plan: {error}") from error
         return Plan(**(unknown | taken_by_torch))
+    work = {"bytes": native_problem.bytes, "flops": native_problem.flops}
     if torch_reason is not None:
-        work = {"bytes": native_problem.bytes, "flops": native_problem.flops}
         return Plan(**(unknown | taken_by_torch | work))
     if backend in _TRITON:
-        work = {"bytes": native_problem.bytes, "flops": native_problem.flops}
-        return Plan(**unknown | work | triton_plan(problem) | {"backend": backend})
+        plan = unknown | work | triton_plan(problem) | {"backend": backend}
+        return Plan(**(plan | _predicted("triton", problem, native_problem, plan["kernel"])))
     native = _C.plan_depthwise_conv2d(native_problem, backend=backend)
-    plan = {name: getattr(native, name) for name in unknown}
+    plan = unknown | {name: getattr(native, name) for name in unknown if hasattr(native, name)}
+    if native.backend == "cuda" and native.kernel != "empty":
+        plan |= cuda_plan(problem, _outputs(native_problem), emulated)
+        plan |= _predicted("cuda", problem, native_problem, plan["code"])
     return Plan(**(plan | {"backend": "cuda_emulated"} if emulated else plan))
+
+
+def _outputs(problem: Any) -> int:
+    """Pixels and channels of the result, and of the output for a weight gradient."""
+    if problem.pass_ == "grad_input":
+        return problem.batch * problem.in_channels * problem.height * problem.width
+    return problem.batch * problem.out_channels * problem.out_h * problem.out_w
+
+
+def _predicted(
+    backend: str, problem: dict[str, Any], native: Any, code: str | None
+) -> dict[str, Any]:
+    """What is known of a GPU kernel's time: nothing where no similar layer was counted."""
+    costs = prediction.known_costs(backend, problem, code)
+    if costs is None or problem["batch"] == 0:
+        return {}
+    found, dram = prediction.predict_call(
+        costs, _outputs(native), native.bytes, problem["batch"], prediction.H200
+    )
+    return {
+        "code": costs.code if backend == "cuda" else None,
+        "dram_bytes": round(dram),
+        "instructions_per_output": costs.instructions,
+        "counted_for": "x".join(map(str, costs.layer)),
+        "predicted": found.time,
+        "predicted_for": prediction.H200.name,
+    }

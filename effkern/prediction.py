@@ -4,12 +4,20 @@ A launch takes as long as the busiest unit of the device needs for its share, at
 that unit's rate (DRAM: at the rate of a copy), and never less than a launch costs. Launches of one
 call run one after the other. Latency, imbalance and caches beyond the L2 rule of `dram_bytes` are
 not in it. What it predicts has not been measured.
+
+What a kernel executes is known from its machine code for the layers of real models, per pixel of
+the result: predicted_costs.csv, which tools/predicted_costs.py makes of the published predictions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 # Of a unit's rate, what kernels reach that are limited by it.
 EFFICIENCY = 0.75
@@ -180,3 +188,104 @@ def predict(launches: Sequence[Work], distinct_bytes: float, ceilings: Ceilings)
         bound=max(longest, key=longest.__getitem__),
         terms={name: sum(found[name] for found in each) for name in each[0]},
     )
+
+
+# Of predicted_costs.csv, at most so many times the height and width of the problem, or as small.
+_NEAR = 2.0
+_COSTS = Path(__file__).with_name("predicted_costs.csv")
+# Kernels of the one differ from those of the other in conversions only.
+_COUNTED_AS = {"float16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the launches of one call do for each pixel and channel of its result (of the output for
+    a weight gradient), without activation.
+
+    Attributes:
+        layer: (channels, height, width) of the input that it was counted for. code: the name of
+            the kernel that does most, with its template arguments. launches: of one call.
+        instructions: of lanes. l2_bytes, shared_bytes: moved. mma_flops, special_functions.
+    """
+
+    layer: tuple[int, int, int]
+    code: str
+    launches: int
+    instructions: float
+    l2_bytes: float
+    shared_bytes: float
+    mma_flops: float
+    special_functions: float
+
+    def works(
+        self, outputs: float, distinct: float, window: float, ceilings: Ceilings
+    ) -> list[Work]:
+        """Of a call's launches, the first of which does it all.
+
+        Args:
+            outputs: pixels and channels of the result. distinct, window: see `dram_bytes`; no more
+                than what goes through L2 comes from device memory.
+        """
+        main = Work(
+            instructions=self.instructions * outputs / WARP,
+            dram_bytes=dram_bytes(self.l2_bytes * outputs, distinct, window, ceilings),
+            l2_bytes=self.l2_bytes * outputs,
+            shared_wavefronts=self.shared_bytes * outputs / WAVEFRONT,
+            mma_flops=self.mma_flops * outputs,
+            special_functions=self.special_functions * outputs,
+        )
+        return [main, *[Work(0.0, 0.0, 0.0)] * (self.launches - 1)]
+
+
+@cache
+def _all_costs() -> dict[tuple[str, ...], list[Costs]]:
+    found: dict[tuple[str, ...], list[Costs]] = {}
+    with _COSTS.open(newline="") as file:
+        for backend, pass_, dtype, layout, kernel, stride, layer, code, launches, *rates in list(
+            csv.reader(file)
+        )[1:]:
+            channels, height, width = map(int, layer.split("x"))
+            costs = Costs((channels, height, width), code, int(launches), *map(float, rates))
+            found.setdefault((backend, pass_, dtype, layout, kernel, stride), []).append(costs)
+    return found
+
+
+def known_costs(backend: str, problem: Mapping[str, Any], code: str | None = None) -> Costs | None:
+    """Those of the layer whose size is nearest, or None if none is near.
+
+    Args:
+        backend: "cuda" or "triton". problem: as in :class:`effkern.explanation.Explanation`, with
+            "pass_". code: the kernel of a call by its name, where that is known.
+    """
+    p = problem
+    if (p["dilation_h"], p["dilation_w"]) != (1, 1) or p["out_channels"] != p["in_channels"]:
+        return None
+    dtype = _COUNTED_AS.get(p["dtype"], p["dtype"])
+    kernel, stride = (f"{p[f'{name}_h']}x{p[f'{name}_w']}" for name in ("kernel", "stride"))
+    rows = _all_costs().get((backend, p["pass_"], dtype, p["layout"], kernel, stride), ())
+    wanted = code and code.replace(p["dtype"], dtype)
+
+    def distance(costs: Costs) -> tuple[float, float]:
+        channels, height, width = costs.layer
+        ratios = (math.log(p["height"] / height), math.log(p["width"] / width))
+        return max(map(abs, ratios)), abs(math.log(p["in_channels"] / channels))
+
+    near = [row for row in rows if wanted in (None, row.code)]
+    near = [row for row in near if distance(row)[0] <= math.log(_NEAR)]
+    if not near:
+        return None
+    found = min(near, key=distance)
+    return replace(found, code=found.code.replace(dtype, p["dtype"]))
+
+
+def predict_call(
+    costs: Costs, outputs: int, distinct: float, images: int, ceilings: Ceilings
+) -> tuple[Prediction, float]:
+    """Its time, and the bytes of device memory that it moves.
+
+    Args:
+        outputs: see `Costs.works`. distinct: bytes of operands and result, each once. images: of
+            the batch; blocks of one run together.
+    """
+    works = costs.works(outputs, distinct, distinct / images, ceilings)
+    return predict(works, distinct, ceilings), sum(work.dram_bytes for work in works)

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
 import pytest
 
-from effkern.prediction import A100, H200, Work, dram_bytes, predict, terms
+from benchmarks import workloads
+from effkern.prediction import (
+    A100,
+    H200,
+    Costs,
+    Work,
+    dram_bytes,
+    known_costs,
+    predict,
+    predict_call,
+    terms,
+)
 from effkern.testing.predictions import slower
 
 
@@ -67,3 +84,75 @@ def test_the_rule_of_three_percent():
     before = {"a": {"microseconds": 100.0}, "b": {"microseconds": 50.0}, "c": {}, "gone": {}}
     after = {"a": {"microseconds": 103.0}, "b": {"microseconds": 51.6}, "c": {"microseconds": 9}}
     assert slower(before, after) == ["b: predicted time: wanted at most 51.5 us, got 51.6"]
+
+
+RESULT = Path(__file__).parents[1] / "benchmarks" / "results" / "h200-predicted" / "predicted.json"
+PASSES = {"fwd": "forward", "dgrad": "grad_input", "wgrad": "grad_weight"}
+
+
+def problem_of(cell, layer):
+    """As effkern.explanation has it, with its outputs and bytes."""
+    sizes = asdict(layer) | {"batch": cell["batch"], "in_channels": layer.channels}
+    sizes |= {"out_channels": layer.out_channels, "pass_": PASSES[cell["pass"]]}
+    pixels = layer.out_height * layer.out_width
+    if cell["pass"] == "dgrad":
+        pixels = layer.height * layer.width
+    outputs = cell["batch"] * layer.channels * pixels
+    return sizes | {"dtype": cell["dtype"], "layout": cell["layout"]}, outputs
+
+
+@pytest.mark.skipif(not RESULT.is_file(), reason="the published results are not here")
+def test_plans_have_the_published_predictions():
+    result = json.loads(RESULT.read_text())
+    layers = {layer.name: layer for layer in workloads.distinct(result["options"]["models"])}
+    for cell in result["cells"]:
+        problem, outputs = problem_of(cell, layers[cell["layer"]])
+        costs = known_costs(cell["kernels"], problem, cell["kernel"])
+        distinct = cell["floor_us"] * 1e-6 * H200.copy
+        found, dram = predict_call(costs, outputs, distinct, cell["batch"], H200)
+        # Four digits of each cost; what a second launch does is added to the first one's.
+        assert found.time * 1e6 == pytest.approx(cell["time_us"], rel=0.02)
+        assert costs.instructions == pytest.approx(cell["instructions_per_output"], rel=1e-3)
+        assert dram == pytest.approx(distinct)
+
+
+@pytest.mark.skipif(not RESULT.is_file(), reason="the published results are not here")
+def test_costs_are_those_of_the_published_predictions():
+    tool = Path(__file__).parents[1] / "tools" / "predicted_costs.py"
+    done = subprocess.run([sys.executable, tool, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def plain_problem(**changes):
+    sizes = {"batch": 8, "in_channels": 192, "out_channels": 192, "height": 56, "width": 56}
+    for name, value in (("kernel", 7), ("stride", 1), ("dilation", 1)):
+        sizes |= {f"{name}_h": value, f"{name}_w": value}
+    return sizes | {
+        "pass_": "forward", "dtype": "bfloat16", "layout": "channels_last"
+    } | changes  # fmt: skip
+
+
+def test_costs_of_the_nearest_layer_or_none():
+    found = known_costs("cuda", plain_problem())
+    assert found.layer[1:] == (56, 56) and "toeplitz_channels_last" in found.code
+    half = replace(found, code=found.code.replace("bfloat16", "float16"))
+    assert known_costs("cuda", plain_problem(dtype="float16")) == half
+    assert known_costs("cuda", plain_problem(dtype="float16"), half.code) == half
+    assert known_costs("cuda", plain_problem(height=100, width=60)).layer[1:] == (56, 56)
+    for unknown in (
+        {"height": 300},
+        {"width": 3},
+        {"dtype": "float64"},
+        {"layout": "strided"},
+        {"kernel_h": 11, "kernel_w": 11},
+        {"dilation_w": 2},
+        {"out_channels": 384},
+    ):
+        assert known_costs("cuda", plain_problem(**unknown)) is None
+    assert known_costs("cuda", plain_problem(), "another_kernel<bfloat16>") is None
+
+
+def test_images_larger_than_l2_are_read_again():
+    costs = Costs((1, 1, 1), "", 1, 1.0, 6.0, 0.0, 0.0, 0.0)
+    for images, wanted in ((8, 400e6), (1, 600e6)):
+        assert predict_call(costs, 100_000_000, 400e6, images, H200)[1] == wanted

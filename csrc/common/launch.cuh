@@ -11,6 +11,8 @@
 #include <cstddef>
 #include <cstdio>
 
+#include "common/planned_launch.h"
+
 // What access wrappers tell the emulator.
 #define EFFKERN_SITE
 #define EFFKERN_PASS_SITE
@@ -37,8 +39,14 @@ struct FailedLaunch {
 inline thread_local FailedLaunch failed_launch;
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), const cudaLaunchConfig_t& config,
-                   Arguments... arguments) {
+cudaError_t launch(const char* name, void (*kernel)(Parameters...),
+                   const cudaLaunchConfig_t& config, Arguments... arguments) {
+  if (planned_launches) {
+    const dim3 &grid = config.gridDim, &block = config.blockDim;
+    planned_launches->add({name, int64_t(grid.x) * grid.y * grid.z,
+                           int64_t(block.x) * block.y * block.z, int64_t(config.dynamicSmemBytes)});
+    return cudaSuccess;
+  }
   const cudaError_t error =
       cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   if (error != cudaSuccess) {
@@ -61,7 +69,19 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block,
   config.blockDim = block;
   config.dynamicSmemBytes = shared_memory;
   config.stream = stream;
-  return detail::launch(kernel, config, arguments...);
+  return detail::launch(nullptr, kernel, config, arguments...);
+}
+
+// The same, of a kernel whose name a planned launch shall have.
+template <auto kKernel, typename... Arguments>
+cudaError_t launch_kernel(dim3 grid, dim3 block, size_t shared_memory, cudaStream_t stream,
+                          Arguments... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_memory;
+  config.stream = stream;
+  return detail::launch(detail::kernel_text<kKernel>(), kKernel, config, arguments...);
 }
 
 // The same in thread-block clusters (sm_90).
@@ -79,17 +99,20 @@ cudaError_t launch_cluster_kernel(void (*kernel)(Parameters...), dim3 grid, dim3
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return detail::launch(kernel, config, arguments...);
+  return detail::launch(nullptr, kernel, config, arguments...);
 }
 
 // Lets `kernel` have more than 48 KiB of dynamic shared memory.
 template <typename... Parameters>
 cudaError_t allow_shared_memory(void (*kernel)(Parameters...), size_t bytes) {
+  if (detail::planned_launches) return cudaSuccess;
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes));
 }
 
-// Whether the current device is of this compute capability or newer; 80 for sm_80.
+// Whether the current device is of this compute capability or newer; 80 for sm_80. Launches are
+// planned for sm_90.
 inline bool device_has_capability(int capability) {
+  if (detail::planned_launches) return capability <= 90;
   int device = 0, major = 0, minor = 0;
   return cudaGetDevice(&device) == cudaSuccess &&
          cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&

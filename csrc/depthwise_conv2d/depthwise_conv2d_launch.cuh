@@ -77,9 +77,9 @@ cudaError_t launch_direct(const DepthwiseImages<T>& images, int64_t kernel_size,
       const auto tiles = tile_channels_last(
           images.batch, images.channels, images.out_height, images.out_width, Shape::kChannels,
           Shape::kOutputs / Shape::kChannels, Shape::kMaxVectors, true);
-      return launch_kernel(depthwise_conv2d_channels_last_kernel<T, kKernel, kStride, Epilogue>,
-                           dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads), 0, stream,
-                           images, tiles, epilogue);
+      return launch_kernel<depthwise_conv2d_channels_last_kernel<T, kKernel, kStride, Epilogue>>(
+          dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads), 0, stream, images, tiles,
+          epilogue);
     }
     return launch_planes<kKernel, kStride>(images, from, to, epilogue, stream);
   });
@@ -237,9 +237,9 @@ cudaError_t launch_forward(const DepthwiseConv2dProblem& p, const T* input,
     using Index = decltype(index);
     const auto shape = detail::describe_strided<Index>(p, input_strides, output_strides);
     const int64_t count = p.output_numel();
-    return launch_kernel(depthwise_conv2d_strided_kernel<T, Index, Epilogue>,
-                         dim3(unsigned(ceil_div(count, kStridedThreads))), dim3(kStridedThreads), 0,
-                         stream, input, weight, output, shape, Index(count), epilogue);
+    return launch_kernel<depthwise_conv2d_strided_kernel<T, Index, Epilogue>>(
+        dim3(unsigned(ceil_div(count, kStridedThreads))), dim3(kStridedThreads), 0, stream, input,
+        weight, output, shape, Index(count), epilogue);
   });
 }
 

@@ -47,8 +47,8 @@ template <int kKernel, int kStride, int kRows, int kColumns, PlaneFit kFit, type
 cudaError_t launch_plane_tiles(const DepthwiseImages<T>& images, const Image4<const T>& from,
                                const Image4<T>& to, const Epilogue& epilogue, cudaStream_t stream) {
   const PlaneLaunch launch = tile_planes(images.batch, from, to, kKernel, kStride, kRows, kColumns);
-  return launch_kernel(
-      depthwise_conv2d_contiguous_kernel<T, kKernel, kStride, kRows, kColumns, kFit, Epilogue>,
+  return launch_kernel<
+      depthwise_conv2d_contiguous_kernel<T, kKernel, kStride, kRows, kColumns, kFit, Epilogue>>(
       dim3(unsigned(launch.blocks)), dim3(launch.threads), launch.shared_memory, stream, images,
       launch.tiles, epilogue);
 }

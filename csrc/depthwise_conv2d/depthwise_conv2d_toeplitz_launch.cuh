@@ -31,13 +31,12 @@ int widest_row_vector(const Image4<T>& image) {
 template <typename T, typename Epilogue, int kKernel>
 bool launch_toeplitz(const DepthwiseImages<T>& images, int load_width, int store_width,
                      const Epilogue& epilogue, cudaStream_t stream, cudaError_t* error) {
-  ToeplitzTiles tiles;
+  ToeplitzTiles tiles{};
   if (!tile_toeplitz(images, kKernel, load_width, store_width, &tiles)) return false;
   const int64_t bytes = tiles.warps * toeplitz_warp_bytes(tiles, 2 * kKernel * kTapPitch<2>);
-  *error = launch_kernel(depthwise_conv2d_toeplitz_kernel<T, kKernel, Epilogue>,
-                         dim3(unsigned(ceil_div(tiles.jobs, tiles.warps))),
-                         dim3(unsigned(32 * tiles.warps)), size_t(bytes), stream, images, tiles,
-                         epilogue);
+  *error = launch_kernel<depthwise_conv2d_toeplitz_kernel<T, kKernel, Epilogue>>(
+      dim3(unsigned(ceil_div(tiles.jobs, tiles.warps))), dim3(unsigned(32 * tiles.warps)),
+      size_t(bytes), stream, images, tiles, epilogue);
   return true;
 }
 
@@ -45,44 +44,45 @@ template <typename T, typename Epilogue, int kHalves>
 bool launch_toeplitz_large(const DepthwiseImages<T>& images, int kernel_h, int kernel_w,
                            int load_width, int store_width, const Epilogue& epilogue,
                            cudaStream_t stream, cudaError_t* error) {
-  ToeplitzTiles tiles;
+  ToeplitzTiles tiles{};
   if (!tile_toeplitz_large(images, kernel_h, kernel_w, kHalves, load_width, store_width, &tiles)) {
     return false;
   }
-  *error = launch_kernel(depthwise_conv2d_toeplitz_large_kernel<T, kHalves, Epilogue>,
-                         dim3(unsigned(tiles.jobs)), dim3(32 * kToeplitzWarps),
-                         size_t(toeplitz_large_bytes(tiles, kernel_h, kHalves)), stream, images,
-                         tiles, kernel_h, kernel_w, epilogue);
+  *error = launch_kernel<depthwise_conv2d_toeplitz_large_kernel<T, kHalves, Epilogue>>(
+      dim3(unsigned(tiles.jobs)), dim3(32 * kToeplitzWarps),
+      size_t(toeplitz_large_bytes(tiles, kernel_h, kHalves)), stream, images, tiles, kernel_h,
+      kernel_w, epilogue);
   return true;
 }
 
 template <typename T, typename Epilogue, int kKernel>
 bool launch_toeplitz_channels_last(const DepthwiseImages<T>& images, const Epilogue& epilogue,
                                    cudaStream_t stream, cudaError_t* error) {
-  ToeplitzBlocks tiles;
+  ToeplitzBlocks tiles{};
   if (!tile_toeplitz_blocks(images, kKernel, &tiles)) return false;
   const int64_t blocks =
       ceil_div(tiles.panel_count, tiles.panels) * tiles.column_tiles * tiles.channel_blocks;
-  const auto kernel = depthwise_conv2d_toeplitz_channels_last_kernel<T, kKernel, Epilogue>;
-  *error = allow_shared_memory(kernel, size_t(kToeplitzMostBytes));
+  constexpr auto kKernelFunction =
+      depthwise_conv2d_toeplitz_channels_last_kernel<T, kKernel, Epilogue>;
+  *error = allow_shared_memory(kKernelFunction, size_t(kToeplitzMostBytes));
   if (*error != cudaSuccess) return true;
-  *error =
-      launch_kernel(kernel, dim3(unsigned(blocks)), dim3(32 * kToeplitzBlockWarps),
-                    size_t(toeplitz_block_bytes(tiles, kKernel)), stream, images, tiles, epilogue);
+  *error = launch_kernel<kKernelFunction>(dim3(unsigned(blocks)), dim3(32 * kToeplitzBlockWarps),
+                                          size_t(toeplitz_block_bytes(tiles, kKernel)), stream,
+                                          images, tiles, epilogue);
   return true;
 }
 
 template <typename T, typename Epilogue, int kKernel>
 bool launch_toeplitz_planes(const DepthwiseImages<T>& images, int load_width, int store_width,
                             const Epilogue& epilogue, cudaStream_t stream, cudaError_t* error) {
-  ToeplitzPlanes tiles;
+  ToeplitzPlanes tiles{};
   if (!tile_toeplitz_planes(images, kKernel, load_width, store_width, &tiles)) return false;
   const ToeplitzBlocks& blocks = tiles.blocks;
-  const auto kernel = depthwise_conv2d_toeplitz_planes_kernel<T, kKernel, Epilogue>;
-  *error = allow_shared_memory(kernel, size_t(kToeplitzMostBytes));
+  constexpr auto kKernelFunction = depthwise_conv2d_toeplitz_planes_kernel<T, kKernel, Epilogue>;
+  *error = allow_shared_memory(kKernelFunction, size_t(kToeplitzMostBytes));
   if (*error != cudaSuccess) return true;
-  *error = launch_kernel(
-      kernel, dim3(unsigned(ceil_div(blocks.panel_count, blocks.panels) * blocks.channel_blocks)),
+  *error = launch_kernel<kKernelFunction>(
+      dim3(unsigned(ceil_div(blocks.panel_count, blocks.panels) * blocks.channel_blocks)),
       dim3(32 * kToeplitzBlockWarps), size_t(toeplitz_block_bytes(blocks, kKernel)), stream, images,
       tiles, epilogue);
   return true;

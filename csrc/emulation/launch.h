@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/planned_launch.h"
 #include "emulation/cuda.h"
 #include "emulation/record.h"
 
@@ -59,10 +60,32 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), const LaunchShape& shap
 
 }  // namespace emulation
 
+namespace detail {
+
+// Whether a launch was planned instead.
+inline bool plan_launch(const char* kernel, dim3 grid, dim3 block, size_t shared_memory) {
+  if (!planned_launches) return false;
+  planned_launches->add({kernel, int64_t(grid.x) * grid.y * grid.z,
+                         int64_t(block.x) * block.y * block.z, int64_t(shared_memory)});
+  return true;
+}
+
+}  // namespace detail
+
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block,
                           size_t shared_memory, cudaStream_t, Arguments... arguments) {
+  if (detail::plan_launch(nullptr, grid, block, shared_memory)) return cudaSuccess;
   return emulation::launch_kernel(kernel, {grid, block, shared_memory}, arguments...);
+}
+
+template <auto kKernel, typename... Arguments>
+cudaError_t launch_kernel(dim3 grid, dim3 block, size_t shared_memory, cudaStream_t,
+                          Arguments... arguments) {
+  if (detail::plan_launch(detail::kernel_text<kKernel>(), grid, block, shared_memory)) {
+    return cudaSuccess;
+  }
+  return emulation::launch_kernel(kKernel, {grid, block, shared_memory}, arguments...);
 }
 
 template <typename... Parameters, typename... Arguments>

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from ..kernel_names import short_name
 from .sass import (
     OPCODE,
     RESERVED_SHARED_MEMORY,
@@ -37,7 +38,6 @@ _TOEPLITZ_BYTES = 75 << 10
 _USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 _THREADS = re.compile(r"EIATTR_MAX_THREADS\s+Format:\s*\S+\s+Value:\s*(0x\w+) (0x\w+) (0x\w+)")
 _COMPILER = re.compile(rb"Cuda compilation tools, release [\d.]+, V([\d.]+)")
-_NAMES = {"__nv_bfloat16": "bfloat16", "__half": "float16", "float": "float32", "double": "float64"}
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 
@@ -138,16 +138,6 @@ def shorten(names: list[str]) -> dict[str, str]:
         name: short_name(text)
         for name, text in zip(names, finished.stdout.splitlines(), strict=True)
     }
-
-
-def short_name(text: str) -> str:
-    """The same of a demangled name."""
-    # A constant of an enumeration: (effkern::PlaneFit)2.
-    text = re.sub(r"\([\w:]+\)(\d)", r"\1", text)
-    text = text.split("(")[0].removeprefix("void ").replace("effkern::", "")
-    # A policy has the kernel's own type.
-    text = re.sub(r", (\w+)<\w+>", r", \1", text.replace(" >", ">"))
-    return re.sub(r"\w+", lambda word: _NAMES.get(word[0], word[0]), text)
 
 
 def facts(usage: Usage, threads: int, opcodes: Counter[str], capability: int) -> Facts:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from .cuda_gate import short_name
+from ..kernel_names import short_name
 from .launch_facts import cuda_facts
 from .launches import Launch, record_call
 from .predictions import Predicted, predicted

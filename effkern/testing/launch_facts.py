@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..kernel_names import short_name
 from ..prediction import WARP, Ceilings, Work, dram_bytes
 from . import cuda_gate
 from .launches import Launch
@@ -143,7 +144,7 @@ def cuda_facts(
         KeyError: the library has no such kernel.
         RuntimeError: the code cannot be read; what it does depends on data; it runs for too long.
     """
-    name = cuda_gate.short_name(launch.kernel)
+    name = short_name(launch.kernel)
     static = _static_facts(library, capability)[name]
     threads = launch.block[0] * launch.block[1] * launch.block[2]
     blocks = sample_blocks(launch.blocks, max(4, lanes // threads))

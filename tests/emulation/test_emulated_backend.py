@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import effkern
+from effkern.kernel_names import short_name
 from effkern.ops.depthwise_conv2d import operators
 
 if effkern.backends()["cuda_emulated"] is not True:
@@ -84,3 +85,59 @@ def test_an_explanation_shows_the_cuda_kernel():
     assert tensor_cores.kernel == "cuda_toeplitz"
     assert transposed.kernel == "cuda_toeplitz"
     assert fma.kernel == "cuda_direct_channels_last"
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize(
+    "kernel, stride", ((3, 1), (3, 2), (5, 1), (7, 1), (9, 1), (31, 1), (3, 3))
+)
+def test_a_plan_has_the_launches_of_the_call(kernel, stride, layout, dtype):
+    import torch
+
+    from effkern import _library
+    from effkern.ops.depthwise_conv2d import cuda_plan
+    from effkern.testing.launches import record_call
+
+    pad, shape, image = kernel // 2, (3, 24, 33, 30), torch.channels_last
+    if layout == "contiguous":
+        image = torch.contiguous_format
+    input = torch.empty(shape, dtype=getattr(torch, dtype), memory_format=image)
+    out = [(size - 1) // stride + 1 for size in shape[2:]]
+    grad = torch.empty((*shape[:2], *out), dtype=input.dtype, memory_format=image)
+    weight = input.new_empty(24, 1, kernel, kernel)
+    problem = {"dtype": dtype, "layout": layout, "has_bias": False, "activation": 0}
+    problem |= dict(zip(("batch", "in_channels", "height", "width"), shape, strict=True))
+    problem |= {"out_channels": 24, "dilation_h": 1, "dilation_w": 1}
+    problem |= {f"pad_{side}": pad for side in ("top", "bottom", "left", "right")}
+    problem |= {"kernel_h": kernel, "kernel_w": kernel, "stride_h": stride, "stride_w": stride}
+    geometry = (stride, stride, *4 * (pad,), 1, 1)
+    for pass_, name in (("fwd", "forward"), ("dgrad", "grad_input"), ("wgrad", "grad_weight")):
+        recorded = record_call(pass_, input, weight, None, grad, geometry)
+        planned = cuda_plan.launches(problem | {"pass_": name}, emulated=True)
+        for wanted, got in zip(recorded, planned, strict=True):
+            threads = wanted.block[0] * wanted.block[1] * wanted.block[2]
+            assert got[1:] == (wanted.blocks, threads, wanted.shared_memory), name
+            assert got.code in (None, short_name(wanted.kernel))
+        assert name != "forward" or planned[0].code is not None
+        if _library.has_cuda_kernels():
+            assert cuda_plan.launches(problem | {"pass_": name}) == planned
+
+
+def test_an_explanation_predicts_a_known_layer():
+    import torch
+
+    image = torch.empty(8, 96, 56, 56, dtype=torch.bfloat16)
+    layer = effkern.DepthwiseConv2d(96, 96, 7, padding=3, dtype=torch.bfloat16)
+    with effkern.backend("cuda_emulated"):
+        explained = effkern.explain(layer, image)
+        other = effkern.explain(layer, image[:, :, :3, :3].contiguous()).plans["forward"]
+    plan = explained.plans["forward"]
+    assert plan.code == "depthwise_conv2d_toeplitz_kernel<bfloat16, 7, BiasActivation>"
+    assert plan.grid > 0 and plan.shared_memory > 0 and "threads" in plan.tile
+    assert plan.dram_bytes == plan.bytes and plan.counted_for == "96x56x56"
+    assert plan.predicted_for == "H200" and plan.predicted >= plan.bytes / 4.3e12
+    assert 10 < plan.instructions_per_output < 20
+    assert "predicted" in str(explained) and "us" in str(explained)
+    # No layer so small has been counted.
+    assert other.grid > 0 and other.predicted is None and other.instructions_per_output is None
