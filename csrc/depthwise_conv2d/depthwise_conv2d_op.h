@@ -17,7 +17,8 @@ void check_memory(const char* op, bool done);
 Tensor output_like(const TensorView& input, const TensorView& weight,
                    const DepthwiseConv2dProblem& problem);
 
-// depthwise_conv2d_op.cpp: what the operators do, for each of the forms that their arguments come in.
+// depthwise_conv2d_op.cpp: what the operators do, for each of the forms that their arguments come
+// in.
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 Tensor run_depthwise_conv2d(const Tensor& input, const Tensor& weight,
                             const std::optional<Tensor>& bias, const Geometry& geometry,

@@ -1,6 +1,6 @@
 // The operators of the eager path on CPU, with all their integers in one: torch needs 0.2
-// microseconds for each argument of a call, as long as a small convolution needs for all of its own.
-// effkern/ops/depthwise_conv2d/eager.py packs what is unpacked here.
+// microseconds for each argument of a call, as long as a small convolution needs for all of its
+// own. effkern/ops/depthwise_conv2d/eager.py packs what is unpacked here.
 #include "common/checks.h"
 #include "depthwise_conv2d/depthwise_conv2d_op.h"
 
@@ -23,7 +23,7 @@ Call unpack(int64_t call) {
     return value;
   };
   Call unpacked;
-  for (int64_t Geometry::*field :
+  for (int64_t Geometry::* field :
        {&Geometry::stride_h, &Geometry::stride_w, &Geometry::pad_top, &Geometry::pad_bottom,
         &Geometry::pad_left, &Geometry::pad_right, &Geometry::dilation_h, &Geometry::dilation_w}) {
     unpacked.geometry.*field = take(kGeometryBits);
