@@ -33,7 +33,7 @@ def options(monkeypatch, layer):
     found = ceilings.Ceilings(1e11, [(1 << 20, 1e10)], {"flops": "", "copies": ""})
     monkeypatch.setattr(ceilings, "measure", lambda device: found)
     words = ["blocks", "--quick", "--peers", "torch", "--batch", "2"]
-    return block_options.from_arguments(parser().parse_args(words))
+    return block_options.from_arguments(parser(None).parse_args(words))
 
 
 def test_a_run_and_its_report(options):
