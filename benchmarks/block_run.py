@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import datetime, timezone
 from typing import Any
 
 import torch
@@ -21,6 +18,7 @@ from . import allocator, ceilings, machine, timing
 from .block_contenders import Contender, contenders
 from .block_options import Options
 from .block_workloads import MODELS, BlockLayer
+from .cells import add_rates
 from .contenders import LABELS, missing
 from .micro import UNITS
 
@@ -78,20 +76,9 @@ def measure(
     return list(rows.values())
 
 
-def _add_rates(row: dict[str, Any], found: ceilings.Ceilings) -> None:
-    compute = row["flops"] / found.flops_per_second
-    memory = row["bytes"] / found.bandwidth(row["bytes"])
-    row["floor_us"] = max(compute, memory) * 1e6
-    row["bound"] = "compute" if compute >= memory else "bandwidth"
-    if row["failure"] is None:
-        row["gflop_per_s"] = row["flops"] / row["median_us"] * 1e-3
-        row["gb_per_s"] = row["bytes"] / row["median_us"] * 1e-3
-        row["over_roofline"] = row["median_us"] / row["floor_us"]
-
-
 def run(options: Options, console: Console) -> dict[str, Any]:
     """Measures and returns the results as they are written to JSON; progress goes to `console`."""
-    started, start = datetime.now(timezone.utc), time.monotonic()
+    started = machine.Run()
     absent = missing(options.peers, "cpu")
     chosen = contenders([name for name in options.peers if name not in absent])
     kept = allocator.keep_freed_blocks()
@@ -108,24 +95,18 @@ def run(options: Options, console: Console) -> dict[str, Any]:
             cells += measure(layer, batch, chosen, options, compiles)
     found = found.best(ceilings.measure("cpu"))
     for row in cells:
-        _add_rates(row, found)
+        add_rates(row, found)
         if row["failure"]:
             console.print(f"[red]refused: {row['layer']}, {row['contender']}: {row['failure']}")
     load.append(machine.load_average())
     return {
-        "schema": 1,
-        "kind": "blocks",
+        **started.header("blocks"),
         "units": UNITS | {"flops": "of convolutions and matrix products, two per multiply-add"},
-        "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": time.monotonic() - start,
         "scope": "quick" if options.quick else "full" if options.full else "default",
         "covers_default": set(MODELS) <= set(options.models) and not options.quick,
         "failed": any(row["failure"] for row in cells),
         "load_average": load,
         "options": {"models": options.models, "batches": options.batches, "cold": False},
-        "commit": machine.commit(),
-        "versions": machine.versions(),
         "machine": machine.facts("cpu"),
         "slug": machine.slug("cpu"),
         "ceilings": found.to_json(),

@@ -11,16 +11,12 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-
-from effkern import _C
 
 from . import ceilings, machine
 from .cells import roofline
@@ -106,7 +102,9 @@ def _caches() -> list[str]:
 
 def run(options: Options, console: Console) -> dict[str, Any]:
     """Counts, and returns the results as they are written to JSON."""
-    started, start = datetime.now(timezone.utc), time.monotonic()
+    from effkern import _C
+
+    started = machine.Run()
     isa = _C.cpu_isa()
     found = ceilings.measure("cpu", DTYPES["float32"])
     problems = [(p, layout) for p in options.problems() for layout in options.layouts]
@@ -134,12 +132,10 @@ def run(options: Options, console: Console) -> dict[str, Any]:
             "l2_misses": counted["DLmr"] + counted["DLmw"],
         })  # fmt: skip
     return {
-        "schema": 1, "kind": "counters", "units": UNITS,
-        "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
-        "started": started.isoformat(timespec="seconds"), "seconds": time.monotonic() - start,
-        "scope": options.scope, "covers_default": options.covers_default, "failed": False,
-        "options": asdict(options) | {"output": str(options.output)}, "commit": machine.commit(),
-        "versions": machine.versions(), "machine": machine.facts("cpu") | {"isa": isa},
+        **started.header("counters"), "units": UNITS, "scope": options.scope,
+        "covers_default": options.covers_default, "failed": False,
+        "options": asdict(options) | {"output": str(options.output)},
+        "machine": machine.facts("cpu") | {"isa": isa, "lanes": _LANES[isa]},
         "slug": machine.slug("cpu"), "ceilings": found.to_json(),
         "layers": {layer.name: uses for layer, uses in options.layers().items()}, "cells": cells,
     }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ..analysis import PASS_ORDER, geomean
+from .setting import checkout, commit, publication_note, run
 from .style import PASS_TITLES
 from .table import Table, from_frame, varying
 
@@ -24,8 +25,8 @@ _NOTE = (
 
 def clock(results: dict[str, Any]) -> float:
     """Cycles per second, if each core does two vectors of multiply-adds in each."""
-    lanes = {"baseline": 4, "avx2": 8, "avx512": 16}[results["machine"]["isa"]]
-    return results["ceilings"]["flops_per_second"] / (results["machine"]["threads"] * 4 * lanes)
+    machine = results["machine"]
+    return results["ceilings"]["flops_per_second"] / (machine["threads"] * 4 * machine["lanes"])
 
 
 def frame(results: dict[str, Any]) -> pd.DataFrame:
@@ -51,9 +52,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
     found = []
     if results["scope"] == "quick":
         found.append("A quick run: one layer per class.")
-    if note := results.get("published", {}).get("note"):
-        found.append(f"Published although it would be refused: {note}")
-    return found
+    return found + publication_note(results)
 
 
 def findings(results: dict[str, Any]) -> list[str]:
@@ -89,7 +88,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
 
 
 def setting(results: dict[str, Any]) -> list[tuple[str, str]]:
-    machine, commit = results["machine"], results["commit"]
+    machine = results["machine"]
     caches = ", ".join(f"{name} {size >> 10} KiB" for name, size in machine["cache_bytes"].items())
     return [
         ("CPU", f"{machine['cpu']}, {machine['threads']} threads, {caches}"),
@@ -101,11 +100,10 @@ def setting(results: dict[str, Any]) -> list[tuple[str, str]]:
             "Counts: valgrind's callgrind, caches of this machine's sizes without prefetchers, the "
             "call before having been the same.",
         ),
-        ("Commit", f"{commit['sha'] or 'none'}{' with changes' if commit['dirty'] else ''}"),
-        ("Run", f"{results['started']}, {results['seconds']:.0f} s, scope {results['scope']}"),
+        commit(results),
+        run(results),
     ]
 
 
 def reproduce(results: dict[str, Any]) -> list[str]:
-    checkout = [f"git checkout {results['commit']['sha']}"] if results["commit"]["sha"] else []
-    return [*checkout, "make build", " ".join(results["command"])]
+    return [*checkout(results), "make build", " ".join(results["command"])]

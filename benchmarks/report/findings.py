@@ -8,6 +8,7 @@ import pandas as pd
 
 from .. import analysis, comparisons
 from ..contenders import LABELS
+from .setting import publication_note
 
 _PASSES = {"fwd": "Forward", "dgrad": "Input gradient", "wgrad": "Weight gradient"}
 
@@ -32,9 +33,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
             f"The machine was busy: load average up to {load:.1f}, {share:.0%} of the rounds "
             "had to wait for a core."
         )
-    if results.get("published", {}).get("note"):
-        found.append(f"Published although it would be refused: {results['published']['note']}")
-    return found
+    return found + publication_note(results)
 
 
 def _speed(row: Any) -> str:

@@ -70,7 +70,7 @@ def test_ratios():
         "instructions": 3e4, "l1_misses": 250, "l2_misses": 50,
     }  # fmt: skip
     results = {
-        "cells": [row], "layers": {"a": {}}, "machine": {"isa": "avx2", "threads": 2},
+        "cells": [row], "layers": {"a": {}}, "machine": {"lanes": 8, "threads": 2},
         "ceilings": {"flops_per_second": 2 * 32 * 3e9},
     }  # fmt: skip
     cell = counted.frame(results).iloc[0]

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from effkern import _library
 from effkern.functional import fused_mbconv
 from effkern.ops.mbconv import pixels
+from effkern.reference.depthwise_conv2d import ACTIVATIONS
+from effkern.testing.blocks import check_block, mapped
 from effkern.testing.poison import poisoned_memory
-from effkern.testing.problems import with_layout
 
 pytestmark = pytest.mark.skipif(not _library.available(), reason=str(_library.load_error()))
 
@@ -62,40 +63,14 @@ def problem(batch=3, channels=8, hidden=24, out=8, size=(9, 8), kernel=3, stride
 
 
 def reference(input, expand_weight, expand_bias, project_weight, project_bias, residual, stride,
-              padding, activation=F.silu):  # fmt: skip
-    y = activation(F.conv2d(input, expand_weight, expand_bias, stride, padding))
+              padding, activation="silu"):  # fmt: skip
+    y = ACTIVATIONS[activation](F.conv2d(input, expand_weight, expand_bias, stride, padding))
     y = y if project_weight is None else F.conv2d(y, project_weight, project_bias)
     return y if residual is None else y + residual
 
 
-def mapped(function, arguments):
-    return {k: function(v) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
-
-
-def distance(actual, exact):
-    return float(((actual.double() - exact).norm() / exact.norm()).detach())
-
-
-def check(arguments, layout="contiguous", names=("silu", F.silu)):
-    """The error in norm is at most twice that of torch's operators and a rounding unit."""
-    for name in ("input", "residual"):
-        if arguments[name] is not None:
-            arguments[name] = with_layout(arguments[name], layout)
-    dtype = arguments["input"].dtype
-    exact = reference(**mapped(torch.Tensor.double, arguments), activation=names[1])
-    by_torch = reference(**arguments, activation=names[1])
-    before = mapped(torch.Tensor.clone, arguments)
-    actual = fused_mbconv(**arguments, activation=names[0])
-    for name, value in mapped(torch.Tensor.detach, before).items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(arguments[name], value)
-    assert actual.dtype == dtype and actual.shape == exact.shape
-    assert actual.stride() == by_torch.stride()
-    bound = 2 * distance(by_torch, exact) + torch.finfo(dtype).eps
-    if dtype == torch.float64:
-        # Nothing here is more exact: a rounding unit for each of the sums on the way.
-        bound = 2 * 3 * torch.finfo(dtype).eps
-    assert distance(actual, exact) <= bound
+def check(arguments, layout="contiguous", **keywords):
+    check_block(fused_mbconv, reference, arguments, layout, stages=3, **keywords)
 
 
 @all_dtypes
@@ -118,22 +93,11 @@ def test_without(without, grad, layout):
 
 
 @inference
-@pytest.mark.parametrize(
-    "names",
-    (
-        ("relu", F.relu),
-        ("relu6", F.relu6),
-        ("gelu", F.gelu),
-        ("gelu_tanh", lambda x: F.gelu(x, approximate="tanh")),
-        ("hardswish", F.hardswish),
-        (None, lambda x: x),
-    ),
-    ids=lambda names: str(names[0]),
-)
-def test_activations(names, grad):
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name, grad):
     arguments = problem()
     arguments["expand_weight"].requires_grad_(grad)
-    check(arguments, names=names)
+    check(arguments, activation=name)
 
 
 @both_layouts

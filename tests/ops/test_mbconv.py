@@ -10,6 +10,8 @@ import effkern
 from effkern import _library
 from effkern.functional import mbconv
 from effkern.ops.mbconv import pixels
+from effkern.reference.depthwise_conv2d import ACTIVATIONS
+from effkern.testing.blocks import check_block, distance, mapped, tensors_of
 from effkern.testing.poison import poisoned_memory
 from effkern.testing.problems import with_layout
 
@@ -20,15 +22,6 @@ NAMES = (
     "input", "expand_weight", "expand_bias", "depthwise_weight", "depthwise_bias", "se",
     "project_weight", "project_bias", "residual",
 )  # fmt: skip
-FUNCTIONS = {
-    None: lambda x: x,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "hardswish": F.hardswish,
-}
 GATES = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
 
 all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
@@ -76,56 +69,20 @@ def problem(batch=3, channels=8, hidden=24, out=8, size=(9, 8), kernel=3, stride
 def reference(input, expand_weight, expand_bias, depthwise_weight, depthwise_bias, se,
               project_weight, project_bias, residual, stride, padding,
               activation="silu"):  # fmt: skip
-    act = FUNCTIONS[activation]
+    act = ACTIVATIONS[activation]
     if expand_weight is not None:
         input = act(F.conv2d(input, expand_weight, expand_bias))
     groups = depthwise_weight.shape[0]
     y = act(F.conv2d(input, depthwise_weight, depthwise_bias, stride, padding, 1, groups))
     if se is not None:
-        gate = FUNCTIONS[se[4]](F.conv2d(y.mean((2, 3), keepdim=True), se[0], se[1]))
+        gate = ACTIVATIONS[se[4]](F.conv2d(y.mean((2, 3), keepdim=True), se[0], se[1]))
         y = y * GATES[se[5]](F.conv2d(gate, se[2], se[3]))
     y = F.conv2d(y, project_weight, project_bias)
     return y if residual is None else y + residual
 
 
-def mapped(function, arguments):
-    """The arguments with `function` applied to the tensors."""
-    result = {}
-    for name, value in arguments.items():
-        if isinstance(value, torch.Tensor):
-            value = function(value)
-        elif isinstance(value, tuple):
-            value = tuple(function(v) if isinstance(v, torch.Tensor) else v for v in value)
-        result[name] = value
-    return result
-
-
-def tensors_of(arguments):
-    flat = []
-    mapped(flat.append, arguments)
-    return flat
-
-
-def distance(actual, exact):
-    return float(((actual.double() - exact).norm() / exact.norm()).detach())
-
-
 def check(arguments, layout="contiguous", **keywords):
-    """The error in norm is at most twice that of torch's operators and a rounding unit."""
-    for name in ("input", "residual"):
-        if arguments[name] is not None:
-            arguments[name] = with_layout(arguments[name], layout)
-    dtype = arguments["input"].dtype
-    exact = reference(**mapped(torch.Tensor.double, arguments), **keywords)
-    by_torch = reference(**arguments, **keywords)
-    actual = mbconv(**arguments, **keywords)
-    assert actual.dtype == dtype and actual.shape == exact.shape
-    assert actual.stride() == by_torch.stride()
-    bound = 2 * distance(by_torch, exact) + torch.finfo(dtype).eps
-    if dtype == torch.float64:
-        # Nothing here is more exact: a rounding unit for each of the sums on the way.
-        bound = 2 * 5 * torch.finfo(dtype).eps
-    assert distance(actual, exact) <= bound
+    check_block(mbconv, reference, arguments, layout, stages=5, **keywords)
 
 
 @all_dtypes
@@ -161,7 +118,7 @@ def test_without(without, out, grad, layout):
 
 
 @inference
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(name, grad):
     for gate in GATES:
         arguments = problem(names=(name, gate))

@@ -28,7 +28,6 @@ _packed_forward = getattr(torch.ops.effkern, PACKED_FORWARD).default._op
 _packed_backward = getattr(torch.ops.effkern, PACKED_BACKWARD).default._op
 
 
-@functools.lru_cache(maxsize=1024)
 def pack(geometry: tuple[int, ...], extra: int, backend: int) -> int | None:
     """The call as one integer; None if a number is too large for its bits.
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ... import _library
-from ..depthwise_conv2d import fallback, resolve, run
-from ..depthwise_conv2d.arguments import resolve_plain
+from ..depthwise_conv2d import fallback, run
+from ..depthwise_conv2d.arguments import resolve_for
 from ..depthwise_conv2d.cpu_operators import can_run, per_channel
 
 if _library.available():
@@ -66,12 +66,7 @@ def depthwise_conv2d_layer_norm(
     Source: ConvNeXt (arXiv 2201.03545), LayerNorm (arXiv 1607.06450).
     """
     _check_types((input, weight, bias, norm_weight, norm_bias), eps)
-    try:
-        params = None if _is_compiling() else resolve_plain(1, padding, 1, None)
-        if params is None:
-            params = resolve(tuple(weight.shape[-2:]), 1, padding)  # type: ignore[arg-type]
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("effkern.depthwise_conv2d", _NAME, 1)) from None
+    params = resolve_for(_NAME, weight, 1, padding, 1, None)
     channels, device = weight.shape[0], input.device
     dtype = fallback.accumulation_dtype(input.dtype)
     scale = shift = None

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..depthwise_conv2d import fallback
-from ..depthwise_conv2d.arguments import Params
+from ..depthwise_conv2d.arguments import Params, resolve_for
 from ..mbconv import checks, pixels
 
 _NAME = "effkern.fused_mbconv"
+
+
+class _Block(NamedTuple):
+    """The weights of the block, the projection as a matrix, and the size of its output."""
+
+    expand_weight: Tensor
+    expand_bias: Tensor | None
+    project_weight: Tensor | None
+    project_bias: Tensor | None
+    params: Params
+    size: tuple[int, int]
 
 
 def fused_mbconv(
@@ -74,27 +85,21 @@ def fused_mbconv(
         checks.shape(_NAME, "project_bias", project_bias, (out,))
     elif project_bias is not None:
         raise RuntimeError(f"{_NAME}: project_bias: wanted with project_weight, got it alone")
-    params = checks.geometry(_NAME, expand_weight, stride, padding, activation)
+    params = resolve_for(_NAME, expand_weight, stride, padding, 1, activation)
     size = checks.output_size(input, expand_weight, params)
     checks.shape(_NAME, "residual", residual, (*input.shape[:-3], out, *size))
-    weights = (expand_weight, expand_bias, project_weight, project_bias)
+    block = _Block(expand_weight, expand_bias, project_weight, project_bias, params, size)
     if input.dim() == 3:
         added = None if residual is None else residual.unsqueeze(0)
-        return _run(input.unsqueeze(0), weights, params, added, size).squeeze(0)
-    return _run(input, weights, params, residual, size)
+        return _run(input.unsqueeze(0), block, added).squeeze(0)
+    return _run(input, block, residual)
 
 
-def _run(
-    input: Tensor,
-    weights: tuple[Any, ...],
-    params: Params,
-    residual: Tensor | None,
-    size: tuple[int, int],
-) -> Tensor:
-    expand_weight, expand_bias, project_weight, project_bias = weights
-    tensors = [t for t in (input, *weights, residual) if t is not None]
+def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
+    tensors = [t for t in (input, *block[:4], residual) if t is not None]
     if pixels.infers_on_cpu(tensors):
-        return _infer(input, weights, params, residual, size)
+        return _infer(input, block, residual)
+    expand_weight, expand_bias, project_weight, project_bias, params, _ = block
     output = fallback.activate(_convolve(input, expand_weight, expand_bias, params), params[8])
     if project_weight is not None:
         output = pixels.pointwise(output, project_weight, project_bias, 0)
@@ -109,14 +114,8 @@ def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None, params: Params
     return torch.conv2d(input, weight, bias, (stride_h, stride_w), padding)
 
 
-def _infer(
-    input: Tensor,
-    weights: tuple[Any, ...],
-    params: Params,
-    residual: Tensor | None,
-    size: tuple[int, int],
-) -> Tensor:
-    weight, bias, project_weight, project_bias = weights
+def _infer(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
+    weight, bias, project_weight, project_bias, params, size = block
     # The convolution of a library reads and writes this layout without a copy, and the matrix
     # product that follows can write either.
     weight = weight.contiguous(memory_format=torch.channels_last)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..depthwise_conv2d import fallback
-from ..depthwise_conv2d.arguments import Params
+from ..depthwise_conv2d.arguments import ACTIVATIONS, Params, code_of, resolve_for
 from ..depthwise_conv2d.fused import SUMS
 from ..depthwise_conv2d.fused import _run as depthwise
 from . import checks, pixels
@@ -125,7 +125,7 @@ def mbconv(
     checks.shape(_NAME, "depthwise_bias", depthwise_bias, (hidden,))
     project_weight = checks.matrix(_NAME, "project_weight", project_weight, hidden)
     checks.shape(_NAME, "project_bias", project_bias, (project_weight.shape[0],))
-    params = checks.geometry(_NAME, depthwise_weight, stride, padding, activation)
+    params = resolve_for(_NAME, depthwise_weight, stride, padding, 1, activation)
     if residual is not None:
         size = checks.output_size(input, depthwise_weight, params)
         shape = (*input.shape[:-3], project_weight.shape[0], *size)
@@ -161,7 +161,7 @@ def _squeeze_excite(se: SqueezeExcite, channels: int) -> _Se:
         raise RuntimeError(f"{_NAME}: se.expand_weight: wanted ({channels}, {width}), got {got}")
     checks.shape(_NAME, "se.reduce_bias", se[1], (width,))
     checks.shape(_NAME, "se.expand_bias", se[3], (channels,))
-    activation = checks.activation_code(_NAME, "se.activation", se[4])
+    activation = code_of(_NAME, "se.activation", se[4], ACTIVATIONS)
     return _Se(reduce_weight, se[1], expand_weight, se[3], activation, se[5])
 
 

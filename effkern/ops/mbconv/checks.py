@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..depthwise_conv2d.arguments import ACTIVATIONS, Params, resolve
+from ..depthwise_conv2d.arguments import Params
 
 
 def tensors(name: str, required: Mapping[str, Any], optional: Mapping[str, Any]) -> None:
@@ -58,33 +58,9 @@ def matrix(name: str, argument: str, weight: Tensor, columns: int) -> Tensor:
     return weight.flatten(1) if len(size) == 4 else weight
 
 
-def geometry(name: str, weight: Tensor, stride: Any, padding: Any, activation: Any) -> Params:
-    """The convolution's parameters; errors as depthwise_conv2d, in the name of `name`."""
-    try:
-        kernel_size: Any = tuple(weight.shape[-2:])
-        return resolve(kernel_size, stride, padding, 1, activation)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("effkern.depthwise_conv2d", name, 1)) from None
-
-
 def output_size(input: Tensor, weight: Tensor, params: Params) -> tuple[int, int]:
     """Height and width of the convolution's result."""
     stride_h, stride_w, top, bottom, left, right = params[:6]
     height = (input.shape[-2] + top + bottom - weight.shape[-2]) // stride_h + 1
     width = (input.shape[-1] + left + right - weight.shape[-1]) // stride_w + 1
     return height, width
-
-
-def activation_code(name: str, argument: str, value: Any) -> int:
-    """The integer of an activation.
-
-    Raises:
-        TypeError: it is no str.
-        ValueError: it is unknown.
-    """
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"{name}: {argument}: wanted None or a str, got {type(value).__name__}")
-    if value not in ACTIVATIONS:
-        known = ", ".join(repr(activation) for activation in ACTIVATIONS)
-        raise ValueError(f"{name}: {argument}: wanted one of {known}, got {value!r}")
-    return ACTIVATIONS[value]
