@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import effkern
 
-from . import allocator, ceilings, machine, timing
+from . import allocator, ceilings, machine
 from .block_contenders import Contender, contenders
 from .block_options import Options
 from .block_workloads import MODELS, BlockLayer
-from .cells import add_rates
+from .cells import add_rates, interleave
 from .contenders import LABELS, missing
 from .micro import UNITS
 
@@ -39,7 +39,12 @@ def _facts(module: torch.nn.Module, input: torch.Tensor) -> tuple[int, int]:
 
 
 def measure(
-    layer: BlockLayer, batch: int, chosen: Sequence[Contender], options: Options, compiles: bool
+    layer: BlockLayer,
+    batch: int,
+    chosen: Sequence[Contender],
+    options: Options,
+    compiles: bool,
+    found: ceilings.Ceilings,
 ) -> list[dict[str, Any]]:
     """One row per contender; a row with a "failure" holds no times."""
     module, input = layer.build(), layer.input(batch)
@@ -68,7 +73,7 @@ def measure(
             row["failure"] = f"{type(error).__name__}: {error}"
         if row["failure"] is None:
             timed[contender.name] = contender.timed([call], contender.context)
-    timing.interleaved(timed, options.budget, float("inf"))
+    interleave(timed, options.budget, float("inf"), found, rows)
     for name, measurement in timed.items():
         rows[name]["failure"] = measurement.failure
         if measurement.failure is None:
@@ -92,7 +97,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         work = [(layer, batch) for batch in options.batches for layer in layers]
         for layer, batch in track(work, "blocks", console=console):
             compiles = options.full or sample[layer.kind] is layer
-            cells += measure(layer, batch, chosen, options, compiles)
+            cells += measure(layer, batch, chosen, options, compiles, found)
     found = found.best(ceilings.measure("cpu"))
     for row in cells:
         add_rates(row, found)

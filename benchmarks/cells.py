@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from . import correctness, timing, timing_cuda
+from .binding_ceiling import binding_ceiling
+from .budget import Budget
 from .ceilings import Ceilings
 from .contenders import Contender, auto_choice
 from .options import Options
@@ -100,7 +102,7 @@ def measure(
         for name, facts in timing_cuda.interleaved(timed, options.budget, seconds).items():
             rows[name] |= facts
     else:
-        timing.interleaved(timed, options.budget, seconds)
+        interleave(timed, options.budget, seconds, ceilings, rows)
     for name, measurement in timed.items():
         rows[name]["failure"] = measurement.failure
         if measurement.failure is None:
@@ -108,9 +110,27 @@ def measure(
     return list(rows.values())
 
 
+def interleave(
+    timed: dict[str, Timed],
+    budget: Budget,
+    seconds: float,
+    ceilings: Ceilings,
+    rows: dict[str, dict[str, Any]],
+) -> None:
+    """Times contenders on the CPU, and with them the ceiling that binds, for all rows."""
+    flops, size = next((row["flops"], row["bytes"]) for row in rows.values())
+    ceiling = binding_ceiling(flops, size, ceilings) if timed else None
+    timing.interleaved(timed, budget, seconds, ceiling)
+    for row in rows.values():
+        row["floor_from"] = "rounds" if ceiling else "run"
+        row |= ceiling.floor() if ceiling else {}
+
+
 def add_rates(row: dict[str, Any], ceilings: Ceilings) -> None:
-    """Adds throughput and the distance from the roofline, from the final ceilings."""
-    row |= _floor(row["flops"], row["bytes"], ceilings)
+    """Adds throughput and the distance from the roofline; the final ceilings give the floors that
+    were not measured with the cell."""
+    if row.get("floor_from") != "rounds":
+        row |= _floor(row["flops"], row["bytes"], ceilings)
     if row["failure"] is None:
         seconds = row["median_us"] * 1e-6
         row["gflop_per_s"] = row["flops"] / seconds * 1e-9

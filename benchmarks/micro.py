@@ -21,6 +21,7 @@ UNITS = {
     "*_per_second": "per second",
     "gflop_per_s": "1e9 floating point operations per second",
     "gb_per_s": "1e9 bytes per second; image, output and weight counted once",
+    "floor_us": "the roofline; floor_from: from ceilings of the same rounds, or of the run",
     "over_roofline": "median_us / floor_us",
     "page_faults": "pages touched for the first time, per call",
     "spread": "slowest round's median / fastest round's median",

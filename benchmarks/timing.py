@@ -16,6 +16,7 @@ from statistics import median
 import torch
 
 from . import blocks
+from .binding_ceiling import BindingCeiling
 from .blocks import Block, Call, probe
 from .budget import Budget
 
@@ -107,14 +108,22 @@ def _guess(timed: Timed, budget: Budget) -> tuple[int, float]:
     return min(max(int(budget.block / guess), least), 500), guess
 
 
-def interleaved(contenders: dict[str, Timed], budget: Budget, seconds: float) -> None:
-    """Fills in the measurements of every contender; `seconds` is this problem's share of time."""
+def interleaved(
+    contenders: dict[str, Timed],
+    budget: Budget,
+    seconds: float,
+    ceiling: BindingCeiling | None = None,
+) -> None:
+    """Fills in all measurements, those of the ceiling too; `seconds` is this problem's share of
+    time."""
     counts: dict[str, tuple[int, float]] = {}
     end, previous = time.perf_counter() + seconds, None
     with quiet():
         # Before the first round, one that only learns how long a call takes.
         for turn in range(-1, budget.rounds):
             late = turn >= _MIN_ROUNDS and time.perf_counter() > end
+            if ceiling and turn >= 0 and not late:
+                ceiling.measure()
             for name, timed in contenders.items():
                 if timed.failure is None and timed.capped is None:
                     timed.capped = why_stop(timed, budget, late)

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#if defined(__F16C__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -201,30 +201,64 @@ EFFKERN_INLINE Vec<float> load(const T* p) {
 // Rounded to nearest, ties to even. The bits of a NaN below those of a bfloat16 must be 0, or the
 // sum may overflow: so they are in all results of operands that were a bfloat16, and in the NaN
 // that the unit itself makes.
-EFFKERN_INLINE void store(BFloat16* p, Vec<float> v) {
+EFFKERN_INLINE VecU16 narrow(Vec<float> v, BFloat16) {
   const VecU32 bits = reinterpret_cast<VecU32>(v);
   const VecU32 out = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 #if defined(__AVX512F__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(out)));
+  return reinterpret_cast<VecU16>(_mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(out)));
 #elif defined(__AVX2__)
   const __m256i wide = reinterpret_cast<__m256i>(out);
-  const __m256i narrow = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0xd8);
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(narrow));
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0xd8);
+  return reinterpret_cast<VecU16>(_mm256_castsi256_si128(packed));
 #else
-  const VecU16 narrow = __builtin_convertvector(out, VecU16);
-  memcpy(p, &narrow, sizeof narrow);
+  return __builtin_convertvector(out, VecU16);
 #endif
 }
-EFFKERN_INLINE void store(Half* p, Vec<float> v) {
+EFFKERN_INLINE VecU16 narrow(Vec<float> v, Half) {
 #if defined(__AVX512F__)
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                      _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+  return reinterpret_cast<VecU16>(
+      _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
 #elif defined(__F16C__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                   _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+  return reinterpret_cast<VecU16>(
+      _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
 #else
-  for (int i = 0; i < kLanes<float>; ++i) from_acc(static_cast<float>(v[i]), p + i);
+  Half halves[kLanes<float>];
+  for (int i = 0; i < kLanes<float>; ++i) from_acc(static_cast<float>(v[i]), halves + i);
+  VecU16 bits;
+  memcpy(&bits, halves, sizeof bits);
+  return bits;
+#endif
+}
+template <class T>
+EFFKERN_INLINE void store(T* p, Vec<float> v) {
+  const VecU16 bits = narrow(v, T{});
+  memcpy(p, &bits, sizeof bits);
+}
+
+// Past the caches, to an address that is a multiple of the size; other threads may read it after
+// stream_fence(). A plain store where the processor has no other.
+template <class V>
+EFFKERN_INLINE void stream_bytes(void* p, V v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof v == 64) return _mm512_stream_si512(static_cast<__m512i*>(p), (__m512i)v);
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof v == 32) return _mm256_stream_si256(static_cast<__m256i*>(p), (__m256i)v);
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof v == 16) return _mm_stream_si128(static_cast<__m128i*>(p), (__m128i)v);
+#endif
+  memcpy(p, &v, sizeof v);
+}
+EFFKERN_INLINE void stream(float* p, Vec<float> v) { stream_bytes(p, v); }
+EFFKERN_INLINE void stream(double* p, Vec<double> v) { stream_bytes(p, v); }
+template <class T>
+EFFKERN_INLINE void stream(T* p, Vec<float> v) {
+  stream_bytes(p, narrow(v, T{}));
+}
+EFFKERN_INLINE void stream_fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
 #endif
 }
 

@@ -30,6 +30,10 @@ template <class T>
 EFFKERN_INLINE void store_span(T* p, const Span<T>& span) {
   store(p, span.v[0]);
 }
+template <class T>
+EFFKERN_INLINE void stream_span(T* p, const Span<T>& span) {
+  stream(p, span.v[0]);
+}
 
 #if defined(__AVX2__)
 typedef uint16_t VecPairs __attribute__((vector_size(EFFKERN_VECTOR)));
@@ -65,18 +69,30 @@ EFFKERN_INLINE VecPairs subtract_saturated(VecPairs a, VecPairs b) {
 #endif
 }
 
-// Rounds as store() does, and expects the same of a NaN.
-template <>
-EFFKERN_INLINE void store_span(BFloat16* p, const Span<BFloat16>& span) {
+// Rounds as narrow() does, and expects the same of a NaN.
+EFFKERN_INLINE VecPairs narrow_span(const Span<BFloat16>& span) {
   const VecU32 even = reinterpret_cast<VecU32>(span.v[0]);
   const VecU32 odd = reinterpret_cast<VecU32>(span.v[1]);
   const VecPairs high = blend_pairs(even >> 16, odd), low = blend_pairs(even, odd << 16);
   // Up if `low` is more than a half, or if it is one and `high` is odd.
   const VecPairs up = subtract_saturated(low, ~high & uint16_t{1}) >> 15;
-  const VecPairs out = high + up;
+  return high + up;
+}
+template <>
+EFFKERN_INLINE void store_span(BFloat16* p, const Span<BFloat16>& span) {
+  const VecPairs out = narrow_span(span);
   memcpy(p, &out, sizeof out);
 }
+template <>
+EFFKERN_INLINE void stream_span(BFloat16* p, const Span<BFloat16>& span) {
+  stream_bytes(p, narrow_span(span));
+}
 #endif
+
+template <class T>
+EFFKERN_INLINE void put_span(T* p, const Span<T>& span, bool streams) {
+  streams ? stream_span(p, span) : store_span(p, span);
+}
 
 // The elements of a span in their order.
 template <class T>

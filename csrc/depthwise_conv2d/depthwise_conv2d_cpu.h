@@ -81,6 +81,9 @@ struct StencilTask {
   Strides4 grad_strides;
   void* output;
   Strides4 output_strides;
+  // Whether the direct kernels fetch rows of the source before they need them, and whether they
+  // write the output past the caches: source and output together exceed them.
+  bool fetches_ahead, streams;
   // Packed block of the source: elements per plane, and where each tap of each pair of phases
   // reads, in elements; entries pair_begin[row_phase * cols.phases + col_phase] on, ordered (i, m,
   // j).
@@ -105,6 +108,8 @@ struct WeightGradTask {
   void* grad_bias;
   // [splits][out_channels][taps + 1] in the accumulation type; null if there is one split.
   void* workspace;
+  // As in StencilTask.
+  bool fetches_ahead;
 };
 
 // Neighbouring pixels of a row that one tile of the direct kernels for channels_last computes.
@@ -122,6 +127,15 @@ inline constexpr int64_t direct_rows_pitch(int64_t width, int64_t out_width, int
   const int64_t met = (out_width + lanes) * stride + lanes + kernel;
   const int64_t copied = pad + width + lanes;
   return met > copied ? met : copied;
+}
+
+// A copied row of grad_output for the strided input gradient of contiguous images: from the first
+// column that a tap reads to the last one that a whole vector does.
+inline constexpr int64_t direct_rows_gradient_pitch(int64_t width, int64_t grad_width, int64_t pad,
+                                                    int64_t kernel, int64_t lanes) {
+  const int64_t met = (width + 2 * lanes - 1) / (2 * lanes) * lanes + pad / 2 + 1;
+  const int64_t copied = grad_width + lanes;
+  return kernel / 2 + (met > copied ? met : copied);
 }
 
 // Rows of the tallest register tile, and columns of the widest, whatever the instruction set.
@@ -174,6 +188,8 @@ struct StencilHooks {
   void *sum = nullptr, *sum_of_squares = nullptr;
   // Only with a plan for them.
   const BlockHooks* blocks = nullptr;
+  // Bytes of source and output that the caches hold; 0: the usual.
+  int64_t cached_bytes = 0;
 };
 
 // Both drivers return false if scratch memory could not be allocated.

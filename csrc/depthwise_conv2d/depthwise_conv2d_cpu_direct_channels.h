@@ -74,7 +74,21 @@ struct DirectArgs {
   DirectEpilogue<Acc<T>> epilogue;
   T* out;
   int64_t out_row, out_col;
+  // Whether the output is written past the caches.
+  bool streams;
+  RowsAhead ahead;
 };
+
+// Whether the output of a task may be written past the caches in pieces of `lanes` adjacent
+// elements: all of them must be whole and aligned.
+template <class T>
+bool streams_in(const StencilTask& task, int64_t lanes, int64_t contiguous) {
+  const Strides4& o = task.output_strides;
+  const int64_t c = o.c == 1 ? 0 : o.c, w = o.w == 1 ? 0 : o.w;
+  const bool aligned =
+      reinterpret_cast<uintptr_t>(task.output) % (static_cast<uint64_t>(lanes) * sizeof(T)) == 0;
+  return task.streams && aligned && (contiguous | o.n | c | o.h | w) % lanes == 0;
+}
 
 // Which part of a tile's footprint lies inside the image.
 enum class Footprint {
@@ -220,6 +234,7 @@ void direct_tile(const DirectArgs<T>& arguments) {
   for (int64_t c = 0;; c += kSpan<T>, weights += (K * K + 1) * kSpan<T>) {
     // The last span begins earlier where the channels do not fill it.
     if (c > args.channels - kSpan<T>) c = args.channels - kSpan<T>;
+    args.ahead.fetch(c / kSpan<T>);
     const T* source = opaque(args.source + (args.origin + c));
     steps.renew();
     Span<T> acc[R][kDirectCols];
@@ -235,7 +250,8 @@ void direct_tile(const DirectArgs<T>& arguments) {
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r, out += args.out_row)
 #pragma GCC unroll 8
-      for (int p = 0; p < kDirectCols; ++p) store_span(out + p * args.out_col, acc[r][p]);
+      for (int p = 0; p < kDirectCols; ++p)
+        put_span(out + p * args.out_col, acc[r][p], args.streams);
     if (c + kSpan<T> >= args.channels) break;
   }
 }
@@ -294,6 +310,10 @@ class DirectChannels {
     args_.source_col = t_.source_strides.w;
     args_.out_row = t_.output_strides.h;
     args_.out_col = t_.output_strides.w;
+    args_.streams = streams_in<T>(t_, kSpan<T>, t_.channels);
+    args_.ahead.rows = kDirectTileRows<T> * S;
+    args_.ahead.row_bytes = t_.source_strides.h * static_cast<int64_t>(sizeof(T));
+    args_.ahead.span_bytes = kDirectCols * S * kSpan<T> * static_cast<int64_t>(sizeof(T));
   }
 
   void run(int64_t begin, int64_t end) {
@@ -306,6 +326,7 @@ class DirectChannels {
                            sums_.start(n, block, channel, count);
                            run_rows(n, channel, block * rows);
                          });
+    if (args_.streams) stream_fence();
   }
 
  private:
@@ -359,6 +380,10 @@ class DirectChannels {
         args_.last_col = min64((kDirectCols - 1) * S + K, t_.cols.source_size - left);
         args_.origin = first * s.h + left * s.w;
         args_.out = out + row * o.h + col * o.w;
+        if (t_.fetches_ahead) {
+          const T* below = source + (first + (count - 1) * S + K) * s.h + col * S * s.w;
+          args_.ahead.begin = reinterpret_cast<const char*>(below);
+        }
         const auto kind = static_cast<int>(footprint(args_, rows));
         kDirectTiles<T, K, S>.run[count - 1][kind](args_);
       }

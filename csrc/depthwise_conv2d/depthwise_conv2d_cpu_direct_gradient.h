@@ -19,6 +19,9 @@ struct DirectGradientArgs {
   T* out;
   int64_t out_row, out_col;
   int64_t first_row, last_row, first_col, last_col;
+  // Whether the output is written past the caches.
+  bool streams;
+  RowsAhead ahead;
 };
 
 // Pixels of a row of one tile, which is 2 rows high.
@@ -38,6 +41,7 @@ void direct_gradient_tile(const DirectGradientArgs<T>& arguments) {
   for (int64_t c = 0;; c += kSpan<T>, weights += K * K * kSpan<T>) {
     // The last span begins earlier where the channels do not fill it.
     if (c > args.channels - kSpan<T>) c = args.channels - kSpan<T>;
+    args.ahead.fetch(c / kSpan<T>);
     Span<T> acc[2][kCols] = {};
 #pragma GCC unroll 4
     for (int i = 0; i <= kHalf; ++i) {
@@ -74,7 +78,7 @@ void direct_gradient_tile(const DirectGradientArgs<T>& arguments) {
 #pragma GCC unroll 4
       for (int x = 0; x < kCols; ++x) {
         if (kEdge && (x < args.first_col || x >= args.last_col)) continue;
-        store_span(out + x * args.out_col, acc[a][x]);
+        put_span(out + x * args.out_col, acc[a][x], args.streams);
       }
     }
     if (c + kSpan<T> >= args.channels) break;
@@ -95,6 +99,10 @@ class DirectGradient {
     args_.cols = t_.cols.source_size;
     args_.out_row = t_.output_strides.h;
     args_.out_col = t_.output_strides.w;
+    args_.streams = streams_in<T>(t_, kSpan<T>, t_.channels);
+    args_.ahead.rows = 1;
+    args_.ahead.row_bytes = t_.source_strides.h * static_cast<int64_t>(sizeof(T));
+    args_.ahead.span_bytes = kGradientCols<T> / 2 * kSpan<T> * static_cast<int64_t>(sizeof(T));
   }
 
   // A unit is a pair of rows; the first pair begins above the image where the padding is odd.
@@ -107,6 +115,7 @@ class DirectGradient {
                            args_.weights = weights_ + channel * (K * K);
                            run_pair(n, channel, 2 * block - above);
                          });
+    if (args_.streams) stream_fence();
   }
 
  private:
@@ -148,6 +157,10 @@ class DirectGradient {
       args_.last_col = min64(kCols, t_.cols.out_size - col);
       args_.origin = args_.row * g.h + args_.col * g.w;
       args_.out = out + (row * o.h + col * o.w);
+      if (t_.fetches_ahead) {
+        const T* below = args_.grad + (args_.row + 1) * g.h + args_.col * g.w;
+        args_.ahead.begin = reinterpret_cast<const char*>(below);
+      }
       if (edge || args_.first_col > 0 || args_.last_col < kCols || args_.col < kHalf ||
           args_.col + kCols / 2 > args_.cols) {
         direct_gradient_tile<T, K, true>(args_);

@@ -24,6 +24,8 @@ struct DirectWgradArgs {
   int64_t width, pad;
   // Per vector of each span of channels: [tap][lane], what is added to.
   Acc<T>* sums;
+  // Of the image and of grad_output.
+  RowsAhead ahead[2];
 };
 
 // One pixel of grad_output and vector V of its span; where kBorder, taps outside the image are left
@@ -97,6 +99,7 @@ void direct_channels_wgrad(const DirectWgradArgs<T>& arguments) {
   for (int64_t c = 0;; c += kSpan<T>, sums += kSums) {
     // The last span begins earlier where the channels do not fill it.
     if (c > args.channels - kSpan<T>) c = args.channels - kSpan<T>;
+    for (const RowsAhead& rows : args.ahead) rows.fetch(c / kSpan<T>);
     // The sums of a whole span would not fit the registers.
     if constexpr (kLast > 0) {
       direct_wgrad_tile<T, K, S, N, 0>(args, c, first, last, sums);
@@ -155,6 +158,8 @@ class DirectChannelsWgrad {
     args_.width = p_.width;
     out_width_ = p_.out_width();
     args_.pad = p_.pad_left;
+    args_.ahead[0].row_bytes = xs.h * static_cast<int64_t>(sizeof(T));
+    args_.ahead[1].row_bytes = gs.h * static_cast<int64_t>(sizeof(T));
   }
 
   // Units: splits x groups of channels; the groups of a split that one call covers are one run.
@@ -203,6 +208,12 @@ class DirectChannelsWgrad {
     for (int64_t col = 0; col < out_width_; col += width) {
       args_.col = col;
       args_.end_col = min64(col + width, out_width_);
+      if (t_.fetches_ahead) {
+        fetch_with_next(args_.ahead[0], source + end * S * xs.h + col * S * xs.w, (end - begin) * S,
+                        (args_.end_col - col) * S);
+        fetch_with_next(args_.ahead[1], grad + end * gs.h + col * gs.w, end - begin,
+                        args_.end_col - col);
+      }
       for_each_wgrad_run<K, S>(p_, begin, end, end - begin, [&](const WgradRun& run) {
         // With stride 1 a row of the image, else one of grad_output.
         args_.source = source + (S == 1 ? run.row : run.row * S - p_.pad_top + run.first) * xs.h +
@@ -212,8 +223,16 @@ class DirectChannelsWgrad {
         args_.rows = run.rows;
         args_.sums = sums_ + run.first * K * L;
         kTiles.run[run.count - 1](args_);
+        // The other groups of kernel rows read the same tile.
+        for (RowsAhead& rows : args_.ahead) rows.begin = nullptr;
       });
     }
+  }
+
+  static void fetch_with_next(RowsAhead& ahead, const T* below, int64_t rows, int64_t pixels) {
+    ahead.begin = reinterpret_cast<const char*>(below);
+    ahead.rows = rows;
+    ahead.span_bytes = pixels * kSpan<T> * static_cast<int64_t>(sizeof(T));
   }
 
   void add_bias(int64_t n, int64_t channel, int64_t begin, int64_t end, A* sums) const {

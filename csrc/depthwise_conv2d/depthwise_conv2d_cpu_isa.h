@@ -16,10 +16,14 @@
 #include "depthwise_conv2d/depthwise_conv2d_cpu_sums.h"
 // After the packing of weights, and the sums.
 #if EFFKERN_VECTOR > 16
+#include "depthwise_conv2d/depthwise_conv2d_cpu_ahead.h"
+// After what it fetches with.
 #include "depthwise_conv2d/depthwise_conv2d_cpu_direct_channels.h"
 // After the channels.
 #include "depthwise_conv2d/depthwise_conv2d_cpu_direct_gradient.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu_direct_rows.h"
+// After the rows.
+#include "depthwise_conv2d/depthwise_conv2d_cpu_direct_rows_gradient.h"
 #endif
 #include "depthwise_conv2d/depthwise_conv2d_cpu_wgrad_output.h"
 #if EFFKERN_VECTOR > 16

@@ -199,7 +199,8 @@ bool fills_vectors(const DepthwiseConv2dProblem& p, int lanes) {
 bool fits_direct_rows(const DepthwiseConv2dProblem& p, CpuIsa isa, int lanes) {
   // Distances are compared as 32-bit integers.
   constexpr int64_t kMax = std::numeric_limits<int32_t>::max() / 4;
-  return fits_direct_kernels(p, isa) && !is_strided_gradient(p) && fills_vectors(p, lanes) &&
+  if (is_strided_gradient(p) && (p.pad_top % 2 != p.pad_left % 2 || p.width < lanes)) return false;
+  return fits_direct_kernels(p, isa) && fills_vectors(p, lanes) &&
          p.layout == Layout::kContiguous && p.dtype != DType::kFloat64 &&
          (p.pass != Pass::kGradInput || p.multiplier() == 1) &&
          std::max({p.width, p.out_width(), p.pad_left, p.pad_right}) < kMax;
@@ -224,6 +225,21 @@ void plan_direct_rows(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan
     floats += ceil_div(((plan->tile_rows - 1) * p.stride_h + p.kernel_h) * pitch, 2);
   }
   plan->scratch_per_thread = floats * 4;
+}
+
+// Pairs of rows, whose rows of grad_output stay in the L1 cache.
+void plan_direct_rows_gradient(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan) {
+  constexpr int64_t kCopied = 16 * 1024;
+  const int64_t planes = p.batch * p.in_channels, pairs = ceil_div(p.height, 2);
+  const int64_t pitch =
+      direct_rows_gradient_pitch(p.width, p.out_width(), p.pad_left, p.kernel_w, plan->lanes);
+  const int64_t most = std::max<int64_t>(4, kCopied / (4 * pitch));
+  const int64_t block = std::min(most, std::max<int64_t>(2, pairs * planes / kMinUnits));
+  plan->tile_rows = 4;
+  plan->block_rows = 2 * std::min(pairs, block);
+  plan->grid = planes * ceil_div(p.height, plan->block_rows);
+  plan->scratch_per_thread =
+      4 * (p.taps() * plan->lanes + (plan->block_rows / 2 + p.kernel_h / 2 + 1) * pitch);
 }
 
 void plan_direct_channels(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan) {
@@ -335,6 +351,8 @@ DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPla
     plan.kernel = Kernel::kCpuDirectRows;
     if (p.pass == Pass::kGradWeight) {
       plan_direct_wgrad(p, &plan);
+    } else if (is_strided_gradient(p)) {
+      plan_direct_rows_gradient(p, &plan);
     } else {
       plan_direct_rows(p, &plan);
     }

@@ -14,6 +14,8 @@ from benchmarks import block_contenders, block_options, block_run, block_workloa
 from benchmarks.__main__ import parser
 from benchmarks.report import document, markdown
 
+CEILINGS = ceilings.Ceilings(1e11, [(1 << 20, 1e10)], {"flops": "", "copies": ""})
+
 
 @pytest.fixture
 def layer():
@@ -30,8 +32,7 @@ def layer():
 @pytest.fixture
 def options(monkeypatch, layer):
     monkeypatch.setattr(block_options, "distinct", lambda models: {layer: {"a model": 2}})
-    found = ceilings.Ceilings(1e11, [(1 << 20, 1e10)], {"flops": "", "copies": ""})
-    monkeypatch.setattr(ceilings, "measure", lambda device: found)
+    monkeypatch.setattr(ceilings, "measure", lambda device: CEILINGS)
     words = ["blocks", "--quick", "--peers", "torch", "--batch", "2"]
     return block_options.from_arguments(parser(None).parse_args(words))
 
@@ -63,7 +64,7 @@ def test_a_wrong_result_is_refused(options, layer, monkeypatch):
 
     monkeypatch.setattr(effkern, "convert", Wrong)
     chosen = block_contenders.contenders(["torch"])
-    rows = block_run.measure(layer, 1, chosen, options, compiles=False)
+    rows = block_run.measure(layer, 1, chosen, options, compiles=False, found=CEILINGS)
     failures = {row["contender"]: row["failure"] for row in rows}
     assert failures["torch"] is None
     assert failures["effkern"].startswith("wrong: error 0.001")

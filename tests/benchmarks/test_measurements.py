@@ -12,6 +12,7 @@ from contextlib import nullcontext
 import pytest
 
 from benchmarks import blocks, cells, correctness, memory, noise, overhead, timing
+from benchmarks.binding_ceiling import binding_ceiling
 from benchmarks.calls import effkern_call, torch_call
 from benchmarks.ceilings import Ceilings, measure
 from benchmarks.contenders import Contender, contenders
@@ -174,3 +175,31 @@ def test_overhead_covers_every_contender_mode_and_layout():
     rows = overhead.measure("cpu", rounds=1, calls=2)
     assert len(rows) == 4 * len(overhead.MODES) * len(LAYOUTS)
     assert all(0 < row["min_us"] <= row["median_us"] for row in rows)
+
+
+@pytest.mark.parametrize(("flops", "bound"), ((10**9, "compute"), (1, "bandwidth")))
+def test_the_floor_is_from_the_median_of_the_rounds(monkeypatch, flops, bound):
+    native = pytest.importorskip("effkern._C")
+    rates = iter((1e9, 4e9, 2e9))
+
+    class Rate:
+        def __init__(self, *arguments, streaming=True):
+            # The better of plain and streaming stores counts.
+            self.per_second = next(rates) if streaming else 1.0
+
+    monkeypatch.setattr(native, "measure_fma_peak", Rate)
+    monkeypatch.setattr(native, "measure_copy_bandwidth", Rate)
+    ceiling = binding_ceiling(flops, 4096, CEILINGS)
+    for _ in range(3):
+        ceiling.measure()
+    amount = flops if bound == "compute" else 4096
+    assert ceiling.floor() == {"floor_us": pytest.approx(amount / 2e9 * 1e6), "bound": bound}
+
+
+def test_a_floor_of_the_rounds_is_kept_and_one_of_the_run_is_not():
+    row = {"flops": 10**9, "bytes": 4096, "failure": None, "median_us": 50.0, "floor_us": 25.0}
+    kept, replaced = row | {"floor_from": "rounds"}, row | {"floor_from": "run"}
+    for each in (kept, replaced):
+        cells.add_rates(each, CEILINGS)
+    assert kept["over_roofline"] == 2
+    assert replaced["floor_us"] == pytest.approx(10**9 / 1e11 * 1e6)

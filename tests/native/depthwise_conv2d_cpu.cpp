@@ -225,13 +225,18 @@ void run(CpuIsa isa, std::mt19937& random) {
   tensors.weight = w.data.get(), tensors.weight_strides = w.strides;
   tensors.bias = bias.data.get(), tensors.bias_stride = 1;
   tensors.output = y.data.get(), tensors.output_strides = y.strides;
-  bool done = stencil_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), isa, tensors, parallel);
+  // Half of the problems as if they exceeded the caches.
+  StencilHooks hooks;
+  hooks.cached_bytes = random() % 2;
+  bool done =
+      stencil_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), isa, tensors, parallel, hooks);
   p.pass = Pass::kGradInput;
   p.has_bias = false;
   tensors.source = dy.data.get(), tensors.source_strides = dy.strides;
   tensors.bias = nullptr;
   tensors.output = dx.data.get(), tensors.output_strides = dx.strides;
-  done &= stencil_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), isa, tensors, parallel);
+  done &=
+      stencil_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), isa, tensors, parallel, hooks);
   p.pass = Pass::kGradWeight;
   const WeightGradTensors gradients{x.data.get(), x.strides,     dy.data.get(),
                                     dy.strides,   dw.data.get(), db.data.get()};

@@ -125,6 +125,32 @@ def test_nothing_is_copied_to_another_layout(backend, weight_layout, layout, act
     assert allocated <= 1.25 * (input.nbytes + weight.nbytes) + gradient_of_activation
 
 
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize(("kernel", "stride"), ((3, 1), (5, 2)))
+def test_what_exceeds_the_caches_is_computed_as_what_does_not(
+    backend, kernel, stride, layout, dtype
+):
+    if backend.name != "cpu":
+        pytest.skip("the CPU's caches, and too much for an emulator")
+    # More than 32 MiB also with stride 2; each image alone is far less.
+    input = torch.randn(32, 48, 96, 96 if dtype == torch.float32 else 160, dtype=dtype)
+    weight = torch.randn(48, 1, kernel, kernel, dtype=dtype)
+    if layout == "channels_last":
+        input = input.contiguous(memory_format=torch.channels_last)
+
+    def call(images):
+        images = images.detach().requires_grad_()
+        output = depthwise_conv2d(images, weight, None, stride, kernel // 2)
+        return output.detach(), torch.autograd.grad(output, images, output.detach())[0]
+
+    output, grad = call(input)
+    for n, image in enumerate(input.split(1)):
+        expected_output, expected_grad = call(image)
+        assert torch.equal(output[n : n + 1], expected_output), n
+        assert torch.equal(grad[n : n + 1], expected_grad), n
+
+
 # Resident memory, so that memory counts however it is allocated; each in a process of its own,
 # because freed memory stays resident.
 PEAK = """
