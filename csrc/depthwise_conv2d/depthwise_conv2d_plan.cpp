@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
+#include "depthwise_conv2d/depthwise_conv2d_cuda.h"
 
 namespace effkern {
 namespace {
@@ -382,6 +383,14 @@ bool serves_channels_last(const DepthwiseConv2dProblem& p) {
 
 DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan) {
   plan.backend = Backend::kCuda;
+  if (p.has_prologue || p.moments() > 0) {
+    const char* missing = no_hooked_cuda_kernel(p);
+    DepthwiseConv2dProblem plain = p;
+    plain.has_prologue = false, plain.sums = Sums::kNone;
+    plan = plan_cuda(plain, plan);
+    plan.reason = missing ? missing : "asked for by name; hooks in the direct kernel";
+    return plan;
+  }
   const bool gradient = p.pass == Pass::kGradWeight;
   if (!gradient && p.layout == Layout::kContiguous && has_toeplitz_cuda_kernel(p)) {
     plan.kernel = Kernel::kCudaToeplitz;
@@ -479,6 +488,21 @@ bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& p) {
                      p.dilation_h == 1 && p.dilation_w == 1 && p.multiplier() == 1 &&
                      p.dtype != DType::kFloat64;
   return square && known && fits_int(p);
+}
+
+const char* no_hooked_cuda_kernel(const DepthwiseConv2dProblem& p) {
+  if (!has_specialized_cuda_kernel(p)) return "composed: only the direct kernels have hooks";
+  // By `benchmarks predict`: passes over the tensors cost less than multiply-adds without them.
+  if (has_toeplitz_cuda_kernel(p)) {
+    return "composed: the tensor-core kernels have no hooks, and with passes around them are "
+           "predicted faster than the direct ones";
+  }
+  const auto known = [](Activation a) {
+    return a != Activation::kGELU && a != Activation::kGELUTanh;
+  };
+  return known(p.activation) && known(p.input_activation)
+             ? nullptr
+             : "composed: the direct kernels with hooks have no GELU";
 }
 
 bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {

@@ -67,6 +67,14 @@ BREAKS = {
         r"depthwise_conv2d_channels_last_kernel<\w+, \d, \d, .*: global write out of bounds: .* "
         r"\[block \(\d+,0,0\) thread \(\d+,0,0\), depthwise_conv2d_direct_kernel\.cuh:\d+\]",
     ),
+    "sums_before_their_barrier": Break(
+        "hooks.cuh",
+        "    __syncthreads();\n    const int count",
+        "    const int count",
+        r"depthwise_conv2d_channels_last_kernel<\w+, \d, \d, .*: race in shared memory: this "
+        r"thread (reads|writes) byte \d+ of weights, thread \(\d+,0,0\) (wrote|read) it at "
+        r"depthwise_conv2d_hooks\.cuh:\d+, no barrier between \[block",
+    ),
     "missing_wait": Break(
         "toeplitz_kernel.cuh",
         "    ptx::cp_async_wait_all();\n",
