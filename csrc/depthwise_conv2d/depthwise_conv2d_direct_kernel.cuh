@@ -15,20 +15,8 @@
 
 namespace effkern {
 
-namespace detail {
-
-// Blocks for each multiprocessor that the registers of a kernel have to leave room for. With hooks,
-// the compiler would take all of them; at stride 2 it would spill.
-template <typename Epilogue>
-constexpr int resident_blocks(int kernel_size, int stride) {
-  return is_hooked<Epilogue> && kernel_size == 3 && stride == 1 ? 3 : 2;
-}
-
-}  // namespace detail
-
 template <typename T, int kKernel, int kStride, typename Epilogue>
-__global__ void __launch_bounds__(kDepthwiseThreads,
-                                  detail::resident_blocks<Epilogue>(kKernel, kStride))
+__global__ void __launch_bounds__(kDepthwiseThreads, 2)
     depthwise_conv2d_channels_last_kernel(DepthwiseImages<T> p, ChannelsLastTiles tiles,
                                           Epilogue epilogue) {
   using Shape = ChannelsLastShape<T, kKernel>;
@@ -117,7 +105,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads,
             const int c = i % kChannels;
             flat[i] = fmaf(scale[c], values[i / kChannels][c], shift[c]);
           }
-          detail::activate_hooked<T>(epilogue.input_activation, flat);
+          activate<T>(epilogue.input_activation, flat);
 #pragma unroll
           for (int i = 0; i < kColumns * kChannels; ++i) {
             values[i / kChannels][i % kChannels] = inside[i / kChannels] ? flat[i] : 0.f;

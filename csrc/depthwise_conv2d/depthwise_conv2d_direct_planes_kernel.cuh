@@ -112,19 +112,18 @@ __device__ __forceinline__ void store_tile(T* to, int pitch, int rows, int skipp
   }
 }
 
-// Sums of the values that store_tile stores.
+// Sums of the values that store_tile has stored, read again: a loop over them in registers is long.
 template <int kRows, int kColumns, PlaneFit kFit, typename T>
-__device__ __forceinline__ void sum_tile(int rows, int skipped,
-                                         const float (&values)[kRows * kColumns],
+__device__ __forceinline__ void sum_tile(const T* from, int pitch, int rows, int skipped,
                                          float (&moments)[2]) {
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    if (kFit != PlaneFit::kWhole && r >= rows) break;
+  rows = min(rows, kRows);
+#pragma unroll 1
+  for (int r = 0; r < rows; ++r, from += pitch) {
 #pragma unroll
     for (int j = 0; j < kColumns; ++j) {
       if (kFit != PlaneFit::kWhole && kFit != PlaneFit::kVectors && j < skipped) continue;
       float stored[1];
-      round_as_stored<T>(values + r * kColumns + j, stored);
+      load_shared_packed<1>(from + j).widen_to(stored);
       moments[0] += stored[0];
       moments[1] = fmaf(stored[0], stored[0], moments[1]);
     }
@@ -246,7 +245,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
         detail::store_tile<kRows, kColumns, kFit>(to, output.pitch, rows, skipped, sums);
       }
       if constexpr (is_hooked<Epilogue>) {
-        detail::sum_tile<kRows, kColumns, kFit, T>(rows, skipped, sums, moments);
+        detail::sum_tile<kRows, kColumns, kFit>(to, output.pitch, rows, skipped, moments);
       }
     }
     if constexpr (is_hooked<Epilogue>) {

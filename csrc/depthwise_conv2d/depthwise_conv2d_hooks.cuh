@@ -9,38 +9,6 @@
 
 namespace effkern {
 
-namespace detail {
-
-// The activations that kernels with hooks have; GELU's, on the input or on the output, is as long
-// as a convolution.
-template <typename Storage, int N>
-__device__ __forceinline__ void activate_hooked(Activation activation, float (&values)[N]) {
-  switch (activation) {
-    case Activation::kReLU:
-    case Activation::kReLU6: {
-      const float high = activation == Activation::kReLU6 ? 6.f : INFINITY;
-#pragma unroll
-      for (float& x : values) x = x < 0.f ? 0.f : x > high ? high : x;
-      break;
-    }
-    case Activation::kHardswish:
-#pragma unroll
-      for (float& x : values) {
-        const float y = x + 3.f;
-        x *= (y < 0.f ? 0.f : y > 6.f ? 6.f : y) * (1.f / 6.f);
-      }
-      break;
-    case Activation::kSiLU:
-#pragma unroll
-      for (float& x : values) x *= gate<Storage>(x).open;
-      break;
-    default:
-      break;
-  }
-}
-
-}  // namespace detail
-
 // As an epilogue: BiasActivation with hooks, which switches them on at compile time. All members
 // are uniform over a launch.
 template <typename T>
@@ -52,12 +20,6 @@ struct Hooked : BiasActivation<T> {
   // Sums, and with two moments those of squares: [image][part of it][moment][channel].
   int moments, parts;
   float* partial;
-
-  template <TileOrder kOrder, int kOuter, int kInner>
-  __device__ __forceinline__ void finish(float (&tile)[kOuter * kInner],
-                                         const TilePosition&) const {
-    detail::activate_hooked<T>(this->activation, tile);
-  }
 
   __device__ __forceinline__ float scale_of(int channel) const {
     return scale ? load_scalar(scale + channel) : 1.f;
@@ -161,7 +123,7 @@ __device__ __forceinline__ void transform_planes(T* staged, const PlaneWindow<co
       float value[1];
       load_shared_packed<1>(elements + i).widen_to(value);
       value[0] = fmaf(scale, value[0], shift);
-      detail::activate_hooked<T>(hooks.input_activation, value);
+      activate<T>(hooks.input_activation, value);
       store_shared_packed(elements + i, pack<1, T>(value));
     }
   }
