@@ -75,7 +75,12 @@ def by_kind(cells: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def group(kind: str) -> str:
-    """The class that a layer's kernel size and stride belong to, such as "3x3 s1" or "k >= 13"."""
+    """The class that a layer's kernel size and stride belong to, such as "3x3 s1" or "k >= 13".
+
+    Kinds of blocks are classes by themselves.
+    """
+    if not kind.startswith("k"):
+        return kind
     size, stride = kind.split()
     kernel = max(int(side) for side in size[1:].split("x"))
     if kernel >= 13:

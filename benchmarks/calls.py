@@ -74,15 +74,14 @@ def effkern_call(problem: Problem, tensors: Tensors) -> Call:
     if not _library.available():
         # There is no operator to call: what users then run is torch.
         return torch_call(problem, tensors)
-    from effkern.ops.depthwise_conv2d import operators
+    from effkern.ops.depthwise_conv2d import eager
 
     top, left = padding
     backend = registry.BACKENDS[registry.current()]
     return partial(
-        operators.BY_BACKEND[backend].lean_backward,
+        eager.backward,
         tensors.grad_output, tensors.input, tensors.weight,
-        *stride, top, top, left, left, *dilation,
-        *_output_mask(problem), backend,
+        (*stride, top, top, left, left, *dilation), tuple(_output_mask(problem)), backend,
     )  # fmt: skip
 
 

@@ -21,8 +21,12 @@ _MAX_COPIES = 64
 
 def roofline(problem: Problem, ceilings: Ceilings) -> dict[str, Any]:
     """The least time the device's ceilings allow, in microseconds, and which of them binds."""
-    compute = problem.flops / ceilings.flops_per_second
-    memory = problem.bytes / ceilings.bandwidth(problem.bytes)
+    return _floor(problem.flops, problem.bytes, ceilings)
+
+
+def _floor(flops: int, size: int, ceilings: Ceilings) -> dict[str, Any]:
+    compute = flops / ceilings.flops_per_second
+    memory = size / ceilings.bandwidth(size)
     return {
         "floor_us": max(compute, memory) * 1e6,
         "bound": "compute" if compute >= memory else "bandwidth",
@@ -104,9 +108,9 @@ def measure(
     return list(rows.values())
 
 
-def add_rates(row: dict[str, Any], ceilings: Ceilings, problem: Problem) -> None:
+def add_rates(row: dict[str, Any], ceilings: Ceilings) -> None:
     """Adds throughput and the distance from the roofline, from the final ceilings."""
-    row |= roofline(problem, ceilings)
+    row |= _floor(row["flops"], row["bytes"], ceilings)
     if row["failure"] is None:
         seconds = row["median_us"] * 1e-6
         row["gflop_per_s"] = row["flops"] / seconds * 1e-9

@@ -6,6 +6,9 @@ import os
 import platform
 import re
 import subprocess
+import sys
+import time
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -144,3 +147,21 @@ def slug(device: str) -> str:
     name = re.sub(r"\((?:r|tm)\)|\bcpu\b|\bprocessor\b|@.*", " ", name.lower())
     words = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
     return f"{device}-{words}" + (f"-{cpu_cores()}c" if device == "cpu" else "")
+
+
+class Run:
+    """When a run started, and what every results file says of the run that wrote it."""
+
+    def __init__(self) -> None:
+        self._started, self._start = datetime.now(timezone.utc), time.monotonic()
+
+    def header(self, kind: str) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "kind": kind,
+            "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
+            "started": self._started.isoformat(timespec="seconds"),
+            "seconds": time.monotonic() - self._start,
+            "commit": commit(),
+            "versions": versions(),
+        }

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from datetime import datetime, timezone
 from typing import Any
 
 from rich.console import Console
@@ -36,7 +34,7 @@ def _weight(problem: Problem) -> float:
 
 def run(options: Options, console: Console) -> dict[str, Any]:
     """Measures and returns the results as they are written to JSON; progress goes to `console`."""
-    started, start = datetime.now(timezone.utc), time.monotonic()
+    started = machine.Run()
     absent = missing(options.peers, options.device, options.cold)
     present = [name for name in options.peers if name not in absent]
     chosen = contenders(options.device, options.layouts, present)
@@ -82,23 +80,17 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         found = found.best(ceilings.measure(options.device, dtype))
         progress.advance(task, 2)
     _report_lateness(cells, console)
-    for problem, row in cells:
-        add_rates(row, found, problem)
+    for _, row in cells:
+        add_rates(row, found)
     load.append(machine.load_average())
     return {
-        "schema": 1,
-        "kind": "micro",
+        **started.header("micro"),
         "units": UNITS,
-        "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": time.monotonic() - start,
         "scope": options.scope,
         "covers_default": options.covers_default,
         "failed": any(row["failure"] for _, row in cells),
         "load_average": load,
         "options": options.to_json(),
-        "commit": machine.commit(),
-        "versions": machine.versions(),
         "machine": machine.facts(options.device),
         "slug": machine.slug(options.device),
         "ceilings": found.to_json(),

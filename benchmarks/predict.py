@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +127,7 @@ def cell(problem: Problem, layout: str, kernels: str, options: Options) -> dict[
 
 def run(options: Options, console: Console) -> dict[str, Any]:
     """Predicts, and returns the results as they are written to JSON."""
-    started, start = datetime.now(timezone.utc), time.monotonic()
+    started = machine.Run()
     problems = list(options.problems())
     cells = []
     with Progress(
@@ -150,18 +147,12 @@ def run(options: Options, console: Console) -> dict[str, Any]:
             )
     ceilings = options.ceilings
     return {
-        "schema": 1,
-        "kind": "predicted",
+        **started.header("predicted"),
         "units": UNITS,
-        "command": ["python", "-m", "benchmarks", *sys.argv[1:]],
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": time.monotonic() - start,
         "scope": "quick" if options.quick else "default",
         "covers_default": options.covers_default,
         "failed": any(row["failure"] for row in cells),
         "options": asdict(options) | {"output": str(options.output)},
-        "commit": machine.commit(),
-        "versions": machine.versions(),
         "machine": {"native_library": _library.available()},
         "slug": f"{ceilings.name.lower()}-predicted",
         "ceilings": asdict(ceilings),

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from .nn import block_sources
 from .nn.depthwise_conv2d import DepthwiseConv2d
 from .nn.depthwise_conv2d_sources import (
     become,
@@ -23,19 +24,21 @@ _NOT_DEPTHWISE = "not depthwise"
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One convolution of a model.
+    """One convolution of a model, or one block that effkern can replace as a whole.
 
     Attributes:
         path: its name in ``model.named_modules()``; "" is the model itself.
         old_class: the class it has, or had before ``effkern.convert``.
         new_class: the class that ``effkern.convert`` gave it, or None if it was left alone.
         reason: why it was left alone, or "".
+        is_block: whether it is a block; its convolutions have rows of their own.
     """
 
     path: str
     old_class: type
     new_class: type | None
     reason: str
+    is_block: bool = False
 
 
 class ConversionReport(list[ReportRow]):
@@ -52,9 +55,17 @@ class ConversionReport(list[ReportRow]):
                 lines.append((row.path or "(the model)", qualified_name(row.old_class), new))
         path_width, old_width = (max(len(line[i]) for line in lines) for i in (0, 1))
         table = [f"{path:<{path_width}}  {old:<{old_width}}  {new}" for path, old, new in lines]
-        replaced = sum(row.new_class is not None for row in self)
-        counts = f"{replaced} of {len(self)} convolutions replaced"
-        return "\n".join([*table, f"{counts}, {len(self) - len(lines) + 1} {_NOT_DEPTHWISE}"])
+        convolutions = [row for row in self if not row.is_block]
+        counts = f"{_replaced(convolutions)} convolutions replaced"
+        counts += f", {len(self) - len(lines) + 1} {_NOT_DEPTHWISE}"
+        blocks = [row for row in self if row.is_block]
+        return "\n".join(
+            [*table, counts, *([f"{_replaced(blocks)} blocks replaced"] * bool(blocks))]
+        )
+
+
+def _replaced(rows: list[ReportRow]) -> str:
+    return f"{sum(row.new_class is not None for row in rows)} of {len(rows)}"
 
 
 def _is_convolution(module: nn.Module) -> bool:
@@ -89,18 +100,30 @@ def _replacement(module: nn.Module) -> tuple[type[DepthwiseConv2d] | None, str]:
         return None, str(error)
 
 
-def convert(model: _Model, *, blocks: bool = True, inplace: bool = False) -> _Model:
-    """Replaces the depthwise convolutions of `model` by :class:`effkern.DepthwiseConv2d`.
+def _block_obstacle(module: nn.Module) -> str:
+    """Why a block of a class that effkern knows is left alone, or ""."""
+    if module._compiled_call_impl is not None:
+        return "got a module compiled with .compile(); convert before compiling"
+    try:
+        block_sources.check(module)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
 
-    Outputs, parameters, state_dict keys, hooks, parametrizations and training mode stay the same.
-    Each module keeps its identity and only changes its class, so a module used at several places,
-    an optimizer and the handles of hooks stay valid. Convert before torch.compile, scripting and
-    sharding. What is left alone, and why, is told by :func:`conversion_report`.
+
+def convert(model: _Model, *, blocks: bool = True, inplace: bool = False) -> _Model:
+    """Replaces depthwise convolutions by :class:`effkern.DepthwiseConv2d`, and blocks as a whole.
+
+    Blocks are those that :class:`effkern.nn.MBConv`, :class:`effkern.nn.FusedMBConv` and
+    :class:`effkern.nn.ConvNeXtBlock` can stand for. Outputs, parameters, state_dict keys, hooks,
+    parametrizations and training mode stay the same. Each module keeps its identity and only
+    changes its class, so a module used at several places, an optimizer and the handles of hooks
+    stay valid. Convert before torch.compile, scripting and sharding. What is left alone, and why,
+    is told by :func:`conversion_report`.
 
     Args:
         model: any module; it may be a convolution itself.
-        blocks: also replace whole blocks. Not yet: `effkern.nn.ConvNeXtBlock.from_module` replaces
-            one by hand.
+        blocks: also replace whole blocks, not only their depthwise convolutions.
         inplace: change `model` instead of a deep copy of it.
 
     Returns:
@@ -111,6 +134,8 @@ def convert(model: _Model, *, blocks: bool = True, inplace: bool = False) -> _Mo
     """
     model = _checked("convert", model, inplace)
     for module in list(model.modules()):
+        if blocks and block_sources.block_class(module) and not _block_obstacle(module):
+            block_sources.replace(module)
         if isinstance(module, DepthwiseConv2d) or not _is_convolution(module):
             continue
         replacement, _ = _replacement(module)
@@ -124,7 +149,8 @@ def convert(model: _Model, *, blocks: bool = True, inplace: bool = False) -> _Mo
 def revert(model: _Model, *, inplace: bool = False) -> _Model:
     """Undoes :func:`convert`: each replaced module gets its old class back.
 
-    A :class:`effkern.DepthwiseConv2d` that was built as one stays.
+    So does each block that :class:`effkern.nn.MBConv` or the like stands for. A
+    :class:`effkern.DepthwiseConv2d` that was built as one stays.
 
     Args:
         model: a converted module.
@@ -138,6 +164,8 @@ def revert(model: _Model, *, inplace: bool = False) -> _Model:
     """
     model = _checked("revert", model, inplace)
     for module in list(model.modules()):
+        if isinstance(module, block_sources.BLOCKS):
+            block_sources.restore(module)
         if isinstance(module, DepthwiseConv2d) and module._converted_from is not None:
             become(module, module._converted_from)
             for name in ("_converted_from", "_resolved"):
@@ -146,10 +174,11 @@ def revert(model: _Model, *, inplace: bool = False) -> _Model:
 
 
 def conversion_report(model: nn.Module) -> ConversionReport:
-    """What :func:`convert` did to each convolution of `model`, or would do and why not.
+    """What :func:`convert` did to each convolution and block of `model`, or would do and why not.
 
     Returns:
-        A list of :class:`ReportRow`, one for each path to a convolution; ``print`` shows a table.
+        A list of :class:`ReportRow`, one for each path to a convolution or to a block of a class
+        that effkern knows; ``print`` shows a table.
 
     Raises:
         TypeError: `model` is no ``torch.nn.Module``.
@@ -167,6 +196,12 @@ def conversion_report(model: nn.Module) -> ConversionReport:
             if replacement is not None:
                 reason = f"not converted yet: effkern.convert makes it {replacement.__name__}"
             row = ReportRow(path, type(module), None, reason)
+        elif isinstance(module, block_sources.BLOCKS):
+            row = ReportRow(path, module._source_class, type(module), "", True)  # type: ignore[arg-type]
+        elif (target := block_sources.block_class(module)) is not None:
+            reason = _block_obstacle(module)
+            reason = reason or f"not converted yet: effkern.convert makes it {target.__name__}"
+            row = ReportRow(path, type(module), None, reason, True)
         else:
             continue
         report.append(row)

@@ -139,7 +139,8 @@ def _with_norm(explanation: Explanation) -> Explanation:
 
         problem = explanation.problem | {"activation": 0}
         native = _C.plan_depthwise_conv2d_layer_norm(_C.DepthwiseConv2dProblem(**problem))
-        forward = Plan(**{field.name: getattr(native, field.name) for field in fields(Plan)})
+        names = [field.name for field in fields(Plan) if hasattr(native, field.name)]
+        forward = Plan(**{name: getattr(native, name) for name in names})
         backward = replace(forward, reason=f"computes the convolution again, {forward.reason}")
     else:
         forward = replace(

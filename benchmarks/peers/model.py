@@ -33,6 +33,19 @@ class Operands:
 
 
 @dataclass(frozen=True)
+class Exported:
+    """A forward pass that is an ONNX model already: input "x", output "y", float32.
+
+    Attributes:
+        model: serialized.
+    """
+
+    input: np.ndarray
+    output_shape: tuple[int, ...]
+    model: bytes
+
+
+@dataclass(frozen=True)
 class Model:
     """A layer in a runtime.
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import onnx
 from onnx import helper, numpy_helper
 
-from .model import Operands
+from .model import Exported, Operands
 
 # Old enough for every runtime of the last years.
 _IR_VERSION, _OPSET = 8, 17
 
 
-def serialize(operands: Operands) -> bytes:
+def serialize(operands: Operands | Exported) -> bytes:
     """The model, its input "x" and its output "y" in NCHW, of fixed sizes."""
+    if isinstance(operands, Exported):
+        return operands.model
     layer = operands.layer
     constants = {"w": operands.weight} | ({} if operands.bias is None else {"b": operands.bias})
     node = helper.make_node(

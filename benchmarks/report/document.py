@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from . import findings, predicted, setting, tables
+from . import counted, findings, predicted, setting, tables
 from .table import Table
 
 
@@ -20,9 +20,10 @@ class Document:
     commands: list[str]
 
 
-def _micro(results: dict[str, Any]) -> Document:
+def _measured(results: dict[str, Any]) -> Document:
+    what = "blocks" if results["kind"] == "blocks" else "microbenchmark"
     return Document(
-        f"effkern microbenchmark: {results['slug']}",
+        f"effkern {what}: {results['slug']}",
         findings.warnings(results),
         findings.build(results),
         tables.build(results),
@@ -42,9 +43,22 @@ def _predicted(results: dict[str, Any]) -> Document:
     )
 
 
+def _counters(results: dict[str, Any]) -> Document:
+    return Document(
+        f"effkern, what the CPU kernels execute: {results['slug']}",
+        counted.warnings(results),
+        counted.findings(results),
+        counted.tables(results),
+        counted.setting(results),
+        counted.reproduce(results),
+    )
+
+
 _KINDS: dict[str, Callable[[dict[str, Any]], Document]] = {
-    "micro": _micro,
+    "micro": _measured,
+    "blocks": _measured,
     "predicted": _predicted,
+    "counters": _counters,
 }
 
 

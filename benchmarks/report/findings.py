@@ -8,6 +8,7 @@ import pandas as pd
 
 from .. import analysis, comparisons
 from ..contenders import LABELS
+from .setting import publication_note
 
 _PASSES = {"fwd": "Forward", "dgrad": "Input gradient", "wgrad": "Weight gradient"}
 
@@ -32,9 +33,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
             f"The machine was busy: load average up to {load:.1f}, {share:.0%} of the rounds "
             "had to wait for a core."
         )
-    if results.get("published", {}).get("note"):
-        found.append(f"Published although it would be refused: {results['published']['note']}")
-    return found
+    return found + publication_note(results)
 
 
 def _speed(row: Any) -> str:
@@ -63,8 +62,9 @@ def build(results: dict[str, Any]) -> list[str]:
             f"{_PASSES[pass_]}, {dtype}, batch {batch}: distance of PyTorch from the roofline: "
             f"{distances}."
         )
+    rest = _overhead(results) + _memory(results) if results["kind"] == "micro" else []
     if not analysis.is_compared(cells):
-        return found + _overhead(results) + _memory(results)
+        return found + rest
     slower = cells[cells["contender"].map(analysis.is_effkern) & (cells["speedup"] < 0.95)]
     problems = slower[analysis.PROBLEM].drop_duplicates()
     found.append(
@@ -72,7 +72,7 @@ def build(results: dict[str, Any]) -> list[str]:
         f"{int(cells['contender'].map(analysis.is_effkern).sum())} measurements"
         + (f", the first: {', '.join(map(str, problems.iloc[0]))}." if len(problems) else ".")
     )
-    return found + _overhead(results) + _memory(results)
+    return found + rest
 
 
 def best_peers(cells: pd.DataFrame) -> list[str]:

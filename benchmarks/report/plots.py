@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 from .. import analysis, comparisons  # noqa: E402
 from ..contenders import LABELS  # noqa: E402
-from . import findings, layer_plots, predicted, predicted_plots  # noqa: E402
+from . import counted, counted_plots, findings, layer_plots, predicted, predicted_plots  # noqa: E402
 from .roofline_plot import roofline  # noqa: E402
 from .style import PASS_TITLES, SETTINGS, STYLES, legend_below  # noqa: E402
 
@@ -96,10 +96,34 @@ _PREDICTED_PLOTS: dict[str, tuple[Callable[..., Any], str, str]] = {
 }
 
 
+_COUNTED_PLOTS: dict[str, tuple[Callable[..., Any], str, str]] = {
+    "cycles": (
+        counted_plots.cycles,
+        "Cycles per vector of multiply-adds, by layer",
+        "One thread, without PyTorch and without what a call costs.",
+    ),
+    "instructions": (
+        counted_plots.instructions,
+        "Executed instructions per vector of multiply-adds, by layer",
+        "Counted by valgrind's callgrind.",
+    ),
+    "misses": (
+        counted_plots.misses,
+        "L1 misses per cache line of the tensors, by layer",
+        "In callgrind's model of this machine's L1 cache, which has no prefetcher.",
+    ),
+}
+# Of each kind of results: the cells as a frame, what to warn of, and the plots.
+_KINDS: dict[str, tuple[Callable[..., Any], Callable[..., list[str]], dict[str, Any]]] = {
+    "micro": (analysis.frame, findings.warnings, _PLOTS),
+    "blocks": (analysis.frame, findings.warnings, _PLOTS),
+    "predicted": (predicted.frame, predicted.warnings, _PREDICTED_PLOTS),
+    "counters": (counted.frame, counted.warnings, _COUNTED_PLOTS),
+}
+
+
 def _has(name: str, cells: pd.DataFrame) -> bool:
     """Whether there are the measurements for a plot."""
-    if name in _PREDICTED_PLOTS:
-        return True
     if name == "best-peer":
         return comparisons.has_runtimes(cells[cells["pass"] == "fwd"])
     return name not in ("summary", "speedup") or analysis.is_compared(cells)
@@ -108,13 +132,12 @@ def _has(name: str, cells: pd.DataFrame) -> bool:
 def draw(results: dict[str, Any], folder: Path) -> list[Picture]:
     """Draws every plot for every dtype and batch size; returns them in the order to show."""
     pictures = []
-    is_predicted = results["kind"] == "predicted"
-    source, plots = (predicted, _PREDICTED_PLOTS) if is_predicted else (analysis, _PLOTS)
-    groups = list(source.frame(results).groupby(["dtype", "batch"], sort=False))
-    warnings = (predicted if is_predicted else findings).warnings(results)
+    frame, warnings, plots = _KINDS[results["kind"]]
+    groups = list(frame(results).groupby(["dtype", "batch"], sort=False))
+    warned = warnings(results)
     for (dtype, batch), cells in groups:
         for name, (plot, title, note) in plots.items():
-            if not _has(name, cells):
+            if plots is _PLOTS and not _has(name, cells):
                 continue
             suffix = f"-{dtype}-b{batch}" if len(groups) > 1 else ""
             path = folder / f"{results['kind']}-{name}{suffix}.png"
@@ -122,7 +145,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Picture]:
             with plt.rc_context(SETTINGS):
                 figure = plot(results, cells)
                 # What a run must be warned of goes wherever its pictures go.
-                text = "\n".join([heading, *(warning[:110] for warning in warnings)])
+                text = "\n".join([heading, *(warning[:110] for warning in warned)])
                 figure.suptitle(text, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
                 figure.savefig(path)
                 plt.close(figure)

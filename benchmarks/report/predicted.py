@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ..analysis import PASS_ORDER, geomean
+from .setting import checkout, commit, publication_note, run, versions
 from .style import PASS_TITLES, PREDICTED
 from .table import Table, from_frame, varying
 
@@ -39,9 +40,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
         found.append(f"{len(failures)} predictions failed, the first: {failures[0]['failure']}")
     if results["scope"] == "quick":
         found.append("A quick run: one layer per class.")
-    if note := results.get("published", {}).get("note"):
-        found.append(f"Published although it would be refused: {note}")
-    return found
+    return found + publication_note(results)
 
 
 def findings(results: dict[str, Any]) -> list[str]:
@@ -136,7 +135,7 @@ def _layers(cells: pd.DataFrame, title: str) -> Table:
 
 
 def setting(results: dict[str, Any]) -> list[tuple[str, str]]:
-    ceilings, commit = results["ceilings"], results["commit"]
+    ceilings = results["ceilings"]
     sources = ceilings["sources"]
     figures = {
         "Copy": (f"{ceilings['copy'] / 1e12:.2f} TB/s", "copy"),
@@ -145,7 +144,6 @@ def setting(results: dict[str, Any]) -> list[tuple[str, str]]:
         "Clock": (f"{ceilings['clock'] / 1e9:.3f} GHz", "clock"),
         "mma.sync": (f"{ceilings['mma'] / 1e12:.0f} TFLOP/s", "mma"),
     }
-    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items() if v)
     return [
         ("Device", f"{ceilings['name']} (sm_{ceilings['capability']}), not there"),
         *((name, f"{text} ({sources[key]})") for name, (text, key) in figures.items()),
@@ -155,13 +153,12 @@ def setting(results: dict[str, Any]) -> list[tuple[str, str]]:
             "addresses, run for a sample of each launch's blocks. Triton: machine code, grid and "
             "tile. docs/testing.md has both.",
         ),
-        ("Versions", versions),
-        ("Commit", f"{commit['sha'] or 'none'}{' with changes' if commit['dirty'] else ''}"),
-        ("Run", f"{results['started']}, {results['seconds']:.0f} s, scope {results['scope']}"),
+        versions(results),
+        commit(results),
+        run(results),
     ]
 
 
 def reproduce(results: dict[str, Any]) -> list[str]:
-    checkout = [f"git checkout {results['commit']['sha']}"] if results["commit"]["sha"] else []
     build = "EFFKERN_BUILD_EMULATION=1 python setup.py build_ext --inplace"
-    return [*checkout, build, " ".join(results["command"])]
+    return [*checkout(results), build, " ".join(results["command"])]

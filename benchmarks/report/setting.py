@@ -7,12 +7,35 @@ from typing import Any
 from ..contenders import LABELS
 
 
+def commit(results: dict[str, Any]) -> tuple[str, str]:
+    found = results["commit"]
+    return "Commit", f"{found['sha'] or 'none'}{' with changes' if found['dirty'] else ''}"
+
+
+def run(results: dict[str, Any]) -> tuple[str, str]:
+    return "Run", f"{results['started']}, {results['seconds']:.0f} s, scope {results['scope']}"
+
+
+def versions(results: dict[str, Any]) -> tuple[str, str]:
+    return "Versions", ", ".join(f"{k} {v}" for k, v in results["versions"].items() if v)
+
+
+def checkout(results: dict[str, Any]) -> list[str]:
+    """The command that gets the code of the run."""
+    sha = results["commit"]["sha"]
+    return [f"git checkout {sha}"] if sha else []
+
+
+def publication_note(results: dict[str, Any]) -> list[str]:
+    """The warning that goes with a run published in spite of objections."""
+    note = results.get("published", {}).get("note")
+    return [f"Published although it would be refused: {note}"] if note else []
+
+
 def facts(results: dict[str, Any]) -> list[tuple[str, str]]:
     """Machine, versions and method."""
     machine, ceilings = results["machine"], results["ceilings"]
     copies = ", ".join(f"{size >> 10} KiB {rate / 1e9:.0f}" for size, rate in ceilings["copies"])
-    versions = ", ".join(f"{k} {v}" for k, v in results["versions"].items() if v)
-    commit = results["commit"]
     limits = [f"{LABELS[k]}: {', '.join(v)}" for k, v in results["limits"].items()]
     temperature = "cold (operands rotate past the caches)" if (
         results["options"]["cold"] or machine["device"] == "cuda"
@@ -23,13 +46,13 @@ def facts(results: dict[str, Any]) -> list[tuple[str, str]]:
         ("Instruction set", machine["cpu_instruction_set"]),
         ("Peak", f"{ceilings['flops_per_second'] / 1e9:.0f} GFLOP/s ({ceilings['how']['flops']})"),
         ("Copy bandwidth, GB/s", f"{copies} ({ceilings['how']['copies']})"),
-        ("Versions", versions),
-        ("Commit", f"{commit['sha'] or 'none'}{' with changes' if commit['dirty'] else ''}"),
+        versions(results),
+        commit(results),
         ("Caches", temperature),
         *([("Allocator", allocator(results))] if machine["device"] == "cpu" else []),
         ("Peers' limits", "; ".join(limits) or "none"),
         ("Missing peers", "; ".join(f"{k}: {v}" for k, v in results["missing"].items()) or "none"),
-        ("Run", f"{results['started']}, {results['seconds']:.0f} s, scope {results['scope']}"),
+        run(results),
         ("Load average", ", ".join(f"{v:.1f}" for v in results["load_average"] if v is not None)),
     ]
 
@@ -56,5 +79,6 @@ def allocator(results: dict[str, Any]) -> str:
 
 def reproduce(results: dict[str, Any]) -> list[str]:
     """The commands that repeat the run."""
-    checkout = [f"git checkout {results['commit']['sha']}"] if results["commit"]["sha"] else []
-    return [*checkout, "make bench", f"# or: {' '.join(results['command'])}"]
+    if results["kind"] == "blocks":
+        return [*checkout(results), " ".join(results["command"])]
+    return [*checkout(results), "make bench", f"# or: {' '.join(results['command'])}"]

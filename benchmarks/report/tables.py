@@ -13,7 +13,8 @@ from .table import Table, from_frame, varying
 
 
 def build(results: dict[str, Any]) -> list[Table]:
-    """All tables of a microbenchmark's results."""
+    """All tables of the results for layers or blocks."""
+    what = "blocks" if results["kind"] == "blocks" else "depthwise layers"
     cells = analysis.frame(results)
     order = [name for name in LABELS if name in set(cells["contender"])]
 
@@ -39,12 +40,13 @@ def build(results: dict[str, Any]) -> list[Table]:
             "allow. torch.compile: on a few layers only, unless the run was full.",
         ),
         table(
-            "All depthwise layers of a model, microseconds", analysis.by_model(results, cells),
+            f"All {what} of a model, microseconds", analysis.by_model(results, cells),
             ["dtype", "batch", "model", "pass"], lowest=True,
             note="Sum over the layers of the model at its image size, each as often as it occurs.",
         ),
     ]  # fmt: skip
-    tables += [_overhead(results), _memory(results)]
+    if results["kind"] == "micro":
+        tables += [_overhead(results), _memory(results)]
     for pass_ in sorted(set(cells["pass"]), key=analysis.PASS_ORDER.__getitem__):
         times = analysis.by_layer(cells[cells["pass"] == pass_], "median_us")
         floors = cells.drop_duplicates(analysis.PROBLEM).set_index(analysis.PROBLEM)["floor_us"]

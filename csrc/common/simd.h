@@ -76,6 +76,13 @@ EFFKERN_INLINE Vec<float> in_register(Vec<float> v) {
   return v;
 }
 
+// The same value, of which the compiler does not know where it comes from.
+template <class P>
+EFFKERN_INLINE P opaque(P value) {
+  asm("" : "+r"(value));
+  return value;
+}
+
 // NaN stays NaN, as in torch's clamp and relu.
 template <class A>
 EFFKERN_INLINE Vec<A> clamp(Vec<A> v, Vec<A> lo, Vec<A> hi) {

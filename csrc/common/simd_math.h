@@ -68,6 +68,32 @@ template <class A>
 EFFKERN_INLINE Vec<A> vsigmoid(Vec<A> x) {
   return A(1) / (A(1) + vexp(-x));
 }
+
+// x * sigmoid(x), with an exp(-x) that has no denormals and no NaN of its own.
+EFFKERN_INLINE Vec<float> vsilu(Vec<float> x) {
+  typedef Vector<float>::mask Int;
+  // From there on 1 + exp(-x) is 1.
+  const Vec<float> least = splat(-86.6f);
+  const Vec<float> c = -x < least ? least : -x;
+  const Vec<float> magic = splat(12582912.0f);
+  const Vec<float> shifted = c * 1.44269504088896341f + magic;
+  const Vec<float> n = shifted - magic;
+  Vec<float> r = c - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  Vec<float> p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + (r + 1.0f);
+  // The low bits of `shifted` are n; what the shift leaves of the others is nothing.
+  const Int bits = reinterpret_cast<Int>(p) + (reinterpret_cast<Int>(shifted) << 23);
+  const Vec<float> e = reinterpret_cast<Vec<float>>(bits);
+  return x / (1.0f + (c > splat(88.37f) ? splat(__builtin_inff()) : e));
+}
+EFFKERN_INLINE Vec<double> vsilu(Vec<double> x) { return x / (1.0 + vexp(-x)); }
+
 constexpr double kSqrtHalf = 0.70710678118654752440;
 constexpr double kInvSqrt2Pi = 0.39894228040143267794;
 constexpr double kGeluTanhScale = 0.79788456080286535588;
@@ -94,7 +120,7 @@ EFFKERN_INLINE Vec<A> activate(Vec<A> x, Activation activation) {
     case Activation::kReLU6:
       return clamp<A>(x, zero, six);
     case Activation::kSiLU:
-      return x / (A(1) + vexp(-x));
+      return vsilu(x);
     case Activation::kGELU:
       return A(0.5) * x * (A(1) + verf(x * A(kSqrtHalf)));
     case Activation::kGELUTanh: {

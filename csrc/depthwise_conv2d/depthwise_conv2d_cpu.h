@@ -110,8 +110,11 @@ struct WeightGradTask {
 // Neighbouring pixels of a row that one tile of the direct kernels for channels_last computes.
 inline constexpr int kDirectCols = 4;
 
-// Rows of one tile of those for contiguous images, at most.
-inline constexpr int kDirectRows = 7;
+// Rows of one tile of those for contiguous images, at most: a span of 16-bit elements has two
+// vectors of each row, and those of a strided row are converted besides being shuffled.
+inline constexpr int direct_tile_rows(int64_t stride, int64_t element_bytes, int64_t vectors) {
+  return vectors == 1 && (stride == 1 || element_bytes == 4) ? 7 : 4;
+}
 
 // A copied row, with the borders that whole vectors meet.
 inline constexpr int64_t direct_rows_pitch(int64_t width, int64_t out_width, int64_t pad,

@@ -92,11 +92,35 @@ inline constexpr int kFootprints = 6;
 template <class T>
 constexpr int kDirectTileRows = 2 / kSpanVectors<T>;
 
+// Addresses of up to 11 neighbouring pixels as the processor adds them up: a pointer, and one of
+// five registers times 1, 2, 4 or 8. Left alone, the compiler computes the address of each pixel of
+// a tile ahead of the loop over the channels, and runs out of registers.
+struct PixelSteps {
+  // The bytes from a pixel to its 1st, 3rd, ... neighbour.
+  int64_t odd[5];
+
+  static PixelSteps of(int64_t bytes) {
+    return {{bytes, 3 * bytes, 5 * bytes, 7 * bytes, 9 * bytes}};
+  }
+  // In the loop: from here on, they are numbers that it computed itself.
+  EFFKERN_INLINE void renew() {
+#pragma GCC unroll 5
+    for (int i = 0; i < 5; ++i) odd[i] = opaque(odd[i]);
+  }
+  template <class T>
+  EFFKERN_INLINE const T* pixel(const T* row, int q) const {
+    const int shift = q == 0 ? 0 : __builtin_ctz(q);
+    const int64_t bytes = q == 0 ? 0 : odd[(q >> shift) / 2] << shift;
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(row) + bytes);
+  }
+};
+
 // The part of a K x K convolution of R x kDirectCols pixels with stride S that comes from one row
 // of the image; `weight[r]` is the row of the kernel that output row r meets there.
 template <class T, int K, int S, int R, Footprint F>
 EFFKERN_INLINE void direct_row(Span<T> (&acc)[R][kDirectCols], const T* source,
-                               const Acc<T>* const (&weight)[R], const DirectArgs<T>& args) {
+                               const PixelSteps& steps, const Acc<T>* const (&weight)[R],
+                               const DirectArgs<T>& args) {
   using A = Acc<T>;
   constexpr int L = kLanes<A>, kVectors = kSpanVectors<T>;
   constexpr int kCols = (kDirectCols - 1) * S + K;
@@ -118,7 +142,7 @@ EFFKERN_INLINE void direct_row(Span<T> (&acc)[R][kDirectCols], const T* source,
 #pragma GCC unroll 16
     for (int q = kFirst; q < kLast; ++q) {
       if (kSome && (q < args.first_col || q >= args.last_col)) continue;
-      const Span<T> x = load_span(source + q * args.source_col);
+      const Span<T> x = load_span(steps.pixel(source, q));
 #pragma GCC unroll 8
       for (int p = 0; p < kDirectCols; ++p) {
         const int k = q - p * S;
@@ -133,36 +157,53 @@ EFFKERN_INLINE void direct_row(Span<T> (&acc)[R][kDirectCols], const T* source,
       }
     }
   } else {
-    // Each weight is loaded once.
-#pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) {
-      Vec<A> w[R];
+    // Each weight and each pixel is loaded once: kDirectCols pixels are held, S apart, and with the
+    // next tap that meets pixels of the same phase of the stride one leaves and one comes.
 #pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) w[r] = load_acc(weight[r] + k * L);
+    for (int phase = 0; phase < S; ++phase) {
+      // What one multiply-add alone uses is its operand in memory.
+      const bool kShared = R > 1 || phase + S < K;
+      Vec<A> x[kDirectCols];
 #pragma GCC unroll 8
-      for (int p = 0; p < kDirectCols; ++p) {
-        const int q = p * S + k;
-        if (q < kFirst || q >= kLast) continue;
-        const Vec<A> x = load(source + q * args.source_col);
+      for (int k = phase; k < K; k += S) {
+        Vec<A> w[R];
 #pragma GCC unroll 2
-        for (int r = 0; r < R; ++r) acc[r][p].v[0] += w[r] * x;
+        for (int r = 0; r < R; ++r) w[r] = in_register(load_acc(weight[r] + k * L));
+#pragma GCC unroll 8
+        for (int p = 0; p < kDirectCols; ++p) {
+          const int q = p * S + k;
+          if (q < kFirst || q >= kLast) continue;
+          if (k > phase && p < kDirectCols - 1) {
+            x[p] = x[p + 1];
+          } else {
+            x[p] = load(steps.pixel(source, q));
+            if (kShared) x[p] = in_register(x[p]);
+          }
+#pragma GCC unroll 2
+          for (int r = 0; r < R; ++r) acc[r][p].v[0] += w[r] * x[p];
+        }
       }
     }
   }
 }
 
-// Rows [kBegin, kEnd) of the tile's footprint, which kCount rows of pixels from kFirst on meet.
-template <class T, int K, int S, int R, Footprint F, int kBegin, int kEnd, int kFirst, int kCount>
-EFFKERN_INLINE void direct_rows(Span<T> (&acc)[R][kDirectCols], const T* source, const Acc<T>* taps,
+// Row kRow of the tile's footprint, which `source` points to, and those below it.
+template <class T, int K, int S, int R, Footprint F, int kRow = 0>
+EFFKERN_INLINE void direct_rows(Span<T> (&acc)[R][kDirectCols], const T* source,
+                                const PixelSteps& steps, const Acc<T>* taps,
                                 const DirectArgs<T>& args) {
   using A = Acc<T>;
-#pragma GCC unroll 8
-  for (int row = kBegin; row < kEnd; ++row) {
-    if (F != Footprint::kInside && (row < args.first_row || row >= args.last_row)) continue;
+  // The rows of pixels that meet it.
+  constexpr int kFirst = kRow < K ? 0 : (kRow - K) / S + 1;
+  constexpr int kCount = (kRow / S < R ? kRow / S + 1 : R) - kFirst;
+  if (F == Footprint::kInside || (kRow >= args.first_row && kRow < args.last_row)) {
     const A* weights[kCount];
-    for (int r = 0; r < kCount; ++r) weights[r] = taps + (row - (kFirst + r) * S) * K * kSpan<T>;
+    for (int r = 0; r < kCount; ++r) weights[r] = taps + (kRow - (kFirst + r) * S) * K * kSpan<T>;
     direct_row<T, K, S, kCount, F>(reinterpret_cast<Span<T>(&)[kCount][kDirectCols]>(acc[kFirst]),
-                                   source + row * args.source_row, weights, args);
+                                   source, steps, weights, args);
+  }
+  if constexpr (kRow + 1 < (R - 1) * S + K) {
+    direct_rows<T, K, S, R, F, kRow + 1>(acc, opaque(source + args.source_row), steps, taps, args);
   }
 }
 
@@ -172,16 +213,15 @@ void direct_tile(const DirectArgs<T>& arguments) {
   using A = Acc<T>;
   constexpr int L = kLanes<A>, kVectors = kSpanVectors<T>;
   static_assert(R <= kDirectTileRows<T> && S < K);
-  // Rows of the image that only the first row of pixels meets; as many at the end meet only the
-  // last one.
-  constexpr int kApart = (R - 1) * S;
   // A copy, which the stores to the output cannot change.
   const DirectArgs<T> args = arguments;
   const A* weights = args.weights;
+  PixelSteps steps = PixelSteps::of(args.source_col * static_cast<int64_t>(sizeof(T)));
   for (int64_t c = 0;; c += kSpan<T>, weights += (K * K + 1) * kSpan<T>) {
     // The last span begins earlier where the channels do not fill it.
     if (c > args.channels - kSpan<T>) c = args.channels - kSpan<T>;
-    const T* source = args.source + (args.origin + c);
+    const T* source = opaque(args.source + (args.origin + c));
+    steps.renew();
     Span<T> acc[R][kDirectCols];
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r)
@@ -189,10 +229,7 @@ void direct_tile(const DirectArgs<T>& arguments) {
       for (int p = 0; p < kDirectCols; ++p)
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) acc[r][p].v[v] = load_acc(weights + v * L);
-    const A* taps = weights + kSpan<T>;
-    direct_rows<T, K, S, R, F, 0, kApart, 0, 1>(acc, source, taps, args);
-    direct_rows<T, K, S, R, F, kApart, K, 0, R>(acc, source, taps, args);
-    direct_rows<T, K, S, R, F, K, K + kApart, R - 1, 1>(acc, source, taps, args);
+    direct_rows<T, K, S, R, F>(acc, source, steps, weights + kSpan<T>, args);
     args.epilogue.apply(reinterpret_cast<Vec<A>(&)[R * kDirectCols * kVectors]>(acc));
     T* out = args.out + c;
 #pragma GCC unroll 2

@@ -8,7 +8,7 @@ namespace EFFKERN_ISA {
 template <class T>
 struct RowsArgs {
   // The rows of the image that the tile meets; zeros in place of those outside.
-  const T* rows[(kDirectRows - 1) * 2 + 7];
+  const T* const* rows;
   // Columns of the image, and those that the first output column reaches to the left of it.
   int64_t width, pad;
   // Those of direct_rows_masks for each strip, or null: there are too many strips to keep them.
@@ -127,7 +127,8 @@ EFFKERN_INLINE void direct_rows_tile(const RowsArgs<T>& args, int64_t col, const
 
 // The same with V vectors, finished and stored.
 template <class T, int K, int S, int R, int V, bool kMasked>
-void direct_rows_strip(const RowsArgs<T>& args, int64_t col, const LaneMask<T>* masks) {
+EFFKERN_INLINE void direct_rows_strip(const RowsArgs<T>& args, int64_t col,
+                                      const LaneMask<T>* masks) {
   constexpr int kCols = V * kLanes<float>;
   Vec<float> acc[R * V];
   if constexpr (V == 2) {
@@ -137,11 +138,12 @@ void direct_rows_strip(const RowsArgs<T>& args, int64_t col, const LaneMask<T>* 
   }
   args.epilogue.apply(acc);
   T* out = args.out + col;
-  const int64_t width = args.out_width;
+  // Copies, which the stores to the output cannot change.
+  const int64_t width = args.out_width, out_row = args.out_row;
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r, out += args.out_row) {
+  for (int r = 0; r < R; ++r, out += out_row) {
     // What a strip writes too much may fall into the next rows, which are written after it.
-    const bool whole = width >= kCols || (args.out_row == width && (R - r) * width >= kCols);
+    const bool whole = width >= kCols || (out_row == width && (R - r) * width >= kCols);
     T few[kCols];
     T* strip = whole ? out : few;
     if constexpr (V == 2) {
@@ -153,6 +155,22 @@ void direct_rows_strip(const RowsArgs<T>& args, int64_t col, const LaneMask<T>* 
   }
 }
 
+// Strips of float32 become a part of the loop over them; those of 16 bits would spill there.
+template <class T, int K, int S, int R, int V, bool kMasked>
+__attribute__((noinline)) void direct_rows_strip_apart(const RowsArgs<T>& args, int64_t col,
+                                                       const LaneMask<T>* masks) {
+  direct_rows_strip<T, K, S, R, V, kMasked>(args, col, masks);
+}
+template <class T, int K, int S, int R, int V, bool kMasked>
+EFFKERN_INLINE void direct_rows_strip_at(const RowsArgs<T>& args, int64_t col,
+                                         const LaneMask<T>* masks) {
+  if constexpr (sizeof(T) < sizeof(float)) {
+    direct_rows_strip_apart<T, K, S, R, V, kMasked>(args, col, masks);
+  } else {
+    direct_rows_strip<T, K, S, R, V, kMasked>(args, col, masks);
+  }
+}
+
 // The strip of V vectors that covers the columns from `next` on; a last strip begins earlier where
 // the row is no multiple of it.
 template <class T, int K, int S, int R, int V>
@@ -161,13 +179,14 @@ EFFKERN_INLINE void direct_rows_next(const RowsArgs<T>& args, int64_t next,
   const int64_t col = max64(0, min64(next, args.out_width - V * kLanes<float>));
   const int64_t first = col * S - args.pad;
   if (first >= 0 && first + kStripReach<K, S, V> <= args.width) {
-    direct_rows_strip<T, K, S, R, V, false>(args, col, nullptr);
-  } else if (masks) {
-    direct_rows_strip<T, K, S, R, V, true>(args, col, masks);
+    direct_rows_strip_at<T, K, S, R, V, false>(args, col, nullptr);
   } else {
     LaneMask<T> computed[kRowsMasks];
-    direct_rows_masks<T, K, S, V>(args, col, computed);
-    direct_rows_strip<T, K, S, R, V, true>(args, col, computed);
+    if (!masks) {
+      direct_rows_masks<T, K, S, V>(args, col, computed);
+      masks = computed;
+    }
+    direct_rows_strip_at<T, K, S, R, V, true>(args, col, masks);
   }
 }
 
@@ -185,8 +204,7 @@ void direct_rows_all(const RowsArgs<T>& args) {
 
 template <class T, int K, int S>
 struct DirectRowsTiles {
-  // More would not fit the registers.
-  static constexpr int kMax = S == 1 && kStripVectors<T, S> == 1 ? kDirectRows : 4;
+  static constexpr int kMax = direct_tile_rows(S, sizeof(T), kStripVectors<T, S>);
   void (*run[kMax])(const RowsArgs<T>&) = {};
 
   template <int R>
@@ -205,6 +223,15 @@ class DirectRows {
   static constexpr int kMax = DirectRowsTiles<T, K, S>::kMax;
   // Rows of the image that the tallest tile meets.
   static constexpr int kSlots = (kMax - 1) * S + K;
+  // Tiles of a plane that are kept from one plane to the next.
+  static constexpr int kKeptTiles = 16;
+
+  // Rows [row, row + count) of the output, and those of the image that they meet: [top, bottom) of
+  // them lie inside, from the element `first` of the plane on.
+  struct Tile {
+    int64_t row, count, top, bottom, first;
+    const T* rows[kSlots];
+  };
 
  public:
   DirectRows(const StencilTask& task, void* scratch) : t_(task), sums_(task) {
@@ -229,6 +256,11 @@ class DirectRows {
     args_.out_row = t_.output_strides.h;
     args_.out_width = out_width;
     args_.masks = out_width <= kMaskedStrips * kCols ? masks_ : nullptr;
+    if (t_.plan.block_rows >= t_.rows.out_size && t_.rows.out_size <= kKeptTiles * kMax) {
+      for (int64_t row = 0; row < t_.rows.out_size; row += kept_[kept_count_++].count) {
+        kept_[kept_count_] = tile_at(row, t_.rows.out_size);
+      }
+    }
     LaneMask<T>* masks = masks_;
     for (int64_t next = 0; args_.masks && next < out_width; next += kCols, masks += kRowsMasks) {
       if (kCols > L && out_width - next <= L) {
@@ -256,6 +288,20 @@ class DirectRows {
   }
 
  private:
+  // The first tile of rows [row, end): tiles of nearly the same height.
+  Tile tile_at(int64_t row, int64_t end) const {
+    Tile tile;
+    const int64_t tiles = (end - row + kMax - 1) / kMax;
+    tile.row = row;
+    tile.count = tiles == 1 ? end - row : (end - row + tiles - 1) / tiles;
+    const int64_t y = row * S + t_.rows.min_distance, met = (tile.count - 1) * S + K;
+    tile.top = min64(max64(-y, 0), met);
+    tile.bottom = max64(tile.top, min64(t_.rows.source_size - y, met));
+    tile.first = (y + tile.top) * t_.source_strides.h;
+    for (int64_t i = 0; i < met; ++i) tile.rows[i] = zeros_;
+    return tile;
+  }
+
   void run_block(int64_t n, int64_t channel, int64_t row) {
     const Strides4 &s = t_.source_strides, &o = t_.output_strides;
     const int64_t end = min64(row + t_.plan.block_rows, t_.rows.out_size);
@@ -263,23 +309,26 @@ class DirectRows {
         static_cast<const T*>(t_.source) + n * s.n + floor_div(channel, t_.divide) * s.c;
     const bool copied = reaches_beyond(source);
     T* out = static_cast<T*>(t_.output) + n * o.n + channel * o.c;
-    for (int64_t tiles = (end - row + kMax - 1) / kMax; tiles > 0; --tiles) {
-      // Tiles of nearly the same height.
-      const int64_t rows = tiles == 1 ? end - row : (end - row + tiles - 1) / tiles;
-      const int64_t y = row * S + t_.rows.min_distance, count = (rows - 1) * S + K;
-      const int64_t top = min64(max64(-y, 0), count);
-      const int64_t bottom = max64(top, min64(t_.rows.source_size - y, count));
-      for (int64_t i = 0; i < top; ++i) args_.rows[i] = zeros_;
-      for (int64_t i = top; i < bottom; ++i) {
-        const T* pixels = source + (y + i) * s.h;
-        args_.rows[i] = copied ? copy_row(pixels, i) : pixels;
-      }
-      for (int64_t i = bottom; i < count; ++i) args_.rows[i] = zeros_;
-      args_.out = out + row * o.h;
-      kDirectRowsTiles<T, K, S>.run[rows - 1](args_);
-      sums_.add(row, rows, 0, args_.out_width);
-      row += rows;
+    if (kept_count_ > 0) {
+      for (int i = 0; i < kept_count_; ++i) run_tile(kept_[i], source, copied, out);
+      return;
     }
+    while (row < end) {
+      Tile tile = tile_at(row, end);
+      run_tile(tile, source, copied, out);
+      row += tile.count;
+    }
+  }
+
+  void run_tile(Tile& tile, const T* source, bool copied, T* out) {
+    const T* pixels = source + tile.first;
+    for (int64_t i = tile.top; i < tile.bottom; ++i, pixels += t_.source_strides.h) {
+      tile.rows[i] = copied ? copy_row(pixels, i) : pixels;
+    }
+    args_.rows = tile.rows;
+    args_.out = out + tile.row * t_.output_strides.h;
+    kDirectRowsTiles<T, K, S>.run[tile.count - 1](args_);
+    sums_.add(tile.row, tile.count, 0, args_.out_width);
   }
 
   // Vectors of 16 bits are masked after they are loaded: rows so close to the first or the last
@@ -307,6 +356,9 @@ class DirectRows {
   int64_t pad_, reach_, pitch_;
   LaneMask<T> masks_[kMaskedStrips * kRowsMasks];
   RowsArgs<T> args_;
+  // Of each plane, where it is one block; none if there are more of them.
+  Tile kept_[kKeptTiles];
+  int kept_count_ = 0;
 };
 
 template <class T>

@@ -14,6 +14,13 @@ void pack_transposed(const T* rows, int lanes, int64_t taps, bool flipped, Acc<T
   constexpr int L = kLanes<A>;
   const int64_t size = ((lanes - 1) * step + 1) * taps;
   for (int64_t k = 0; k < taps; k += L) {
+    // With 8 lanes, one of an odd square of taps is left over: not worth a transpose.
+    if (k == taps - 1 && lanes == L) {
+      Vec<A> last;
+      for (int lane = 0; lane < L; ++lane) last[lane] = to_acc(rows[lane * step * taps + k]);
+      store_acc(out + (flipped ? 0 : k) * step * L, last);
+      return;
+    }
     Vec<A> block[L];
     for (int lane = 0; lane < L; ++lane) {
       // Whole vectors run over into the next row.

@@ -1,4 +1,5 @@
-// Input gradient of stride-2 convolutions, k x k, dilation 1, one output per input channel.
+// Input gradient of stride-2 convolutions, k x k, dilation 1, one output per input channel;
+// channels last.
 //
 // With u = y + pad_top, row u of grad_input meets the taps ky = u mod 2 + 2 j at the rows u / 2 - j
 // of grad_output: the parity of u decides which taps count. A 2 x 2 quad of pixels with even first
@@ -74,66 +75,6 @@ __global__ void __launch_bounds__(kDepthwiseThreads)
                           to + (y0 + i) * p.output_strides.h + (x0 + j) * p.output_strides.w,
                           sums[i][j]);
     }
-  }
-}
-
-// A thread owns 2 x 2 quads of one plane.
-template <typename T, int kKernel>
-__global__ void __launch_bounds__(kDepthwiseThreads, kKernel == 7 ? 5 : 8)
-    depthwise_conv2d_contiguous_grad_input_kernel(DepthwiseImages<T> p, ContiguousTiles tiles) {
-  constexpr int kTaps = kKernel * kKernel, kTapPitch = (kTaps + 3) / 4 * 4;
-  constexpr int kReach = (kKernel + 1) / 2, kSpan = kReach + 1, kSpanRead = (kSpan + 1) / 2 * 2;
-
-  // [planes][kTapPitch] weights, then grad_output.
-  EFFKERN_DYNAMIC_SHARED(float, weights);
-  float* staged = weights + tiles.planes * kTapPitch;
-
-  const ContiguousItem item(tiles, blockIdx.x);
-  const int first_plane = item.plane_block * tiles.planes, planes = p.batch * p.channels;
-  stage_plane_weights<kTaps, kTapPitch>(weights, p, first_plane, tiles.planes);
-  const int tile_row = (p.pad_top >> 1) + item.row_tile * tiles.groups * 2;
-  const int tile_column = (p.pad_left >> 1) + item.column_tile * tiles.strips * 2;
-  stage_planes(staged, p, tiles, first_plane, tile_row - (kReach - 1), tile_column - (kReach - 1));
-  __syncthreads();
-
-  const int plane = first_plane + item.plane;
-  const int y = 2 * (tile_row + item.group * 2) - p.pad_top;
-  const int x = 2 * (tile_column + item.strip * 2) - p.pad_left;
-  if (item.plane >= tiles.planes || plane >= planes || y >= p.out_height || x >= p.out_width)
-    return;
-
-  float taps[kTapPitch];
-  load_shared<kTapPitch, 4>(weights + item.plane * kTapPitch, taps);
-  float sums[4][4] = {};
-  const float* from = staged + (item.plane * tiles.rows + item.group * 2) * tiles.pitch +
-                      tiles.lead + item.strip * 2;
-#pragma unroll
-  for (int row = 0; row < kSpan; ++row) {
-    float values[kSpanRead];
-    load_shared<kSpanRead, 2>(from + row * tiles.pitch, values);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      // Row i of grad_input meets this row of grad_output at tap ky.
-      const int ky = i % 2 + 2 * (i / 2 + kReach - 1 - row);
-      if (ky < 0 || ky >= kKernel) continue;
-#pragma unroll
-      for (int kx = 0; kx < kKernel; ++kx) {
-#pragma unroll
-        for (int q = 0; q < 2; ++q) {
-          float& sum = sums[i][2 * q + kx % 2];
-          sum = fmaf(values[q + kReach - 1 - kx / 2], taps[ky * kKernel + kx], sum);
-        }
-      }
-    }
-  }
-
-  T* to =
-      p.output + plane / p.channels * p.output_strides.n + plane % p.channels * p.output_strides.c;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    // An odd padding puts the first quad one row and column before the image.
-    if (unsigned(y + i) >= unsigned(p.out_height)) continue;
-    store_four(to + (y + i) * p.output_strides.h, x, p.out_width, sums[i], tiles.store_width);
   }
 }
 

@@ -6,17 +6,22 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "common/dtype.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_direct_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_grad_input_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_grad_input_planes_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_planes_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_strided_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_tiling.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_wgrad_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_wgrad_planes_launch.cuh"
 
 namespace effkern {
 
 inline constexpr int64_t kTargetBlocks = 1 << 10;
+// Three on each SM of a large GPU.
+inline constexpr int64_t kTargetPlaneSumBlocks = 396;
 inline constexpr int64_t kMaxWorkspaceBytes = 16 << 20;
 
 // Other epilogues and float64 go through the strided kernel.
@@ -87,8 +92,8 @@ inline int64_t count_quads(int64_t size, int64_t pad) {
 
 template <typename T>
 cudaError_t launch_grad_input_stride2(const DepthwiseImages<T>& images, int64_t kernel_size,
-                                      bool channels_last, int load_width, int store_width,
-                                      cudaStream_t stream) {
+                                      bool channels_last, const Image4<const T>& from,
+                                      const Image4<T>& to, cudaStream_t stream) {
   const auto launch = [&](auto k) {
     constexpr int kKernel = decltype(k)::value;
     const int64_t quad_rows = count_quads(images.out_height, images.pad_top);
@@ -102,13 +107,15 @@ cudaError_t launch_grad_input_stride2(const DepthwiseImages<T>& images, int64_t 
                            dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads), 0, stream,
                            images, tiles);
     }
-    constexpr int kWeights = (kKernel * kKernel + 3) / 4 * 4;
-    const auto tiles = tile_contiguous(int64_t(images.batch) * images.channels, 2 * quad_rows,
-                                       2 * quad_columns, 2, (kKernel + 1) / 2 - 1, load_width,
-                                       images.pad_left % 2 == 0 ? store_width : 1, kWeights);
+    constexpr int kReach = (kKernel + 1) / 2, kPixels = 2 * kPlaneQuads;
+    const auto planes = tile_planes(
+        images.batch, from, to, ceil_div(quad_rows, kPlaneQuads),
+        ceil_div(quad_columns, kPlaneQuads), kPixels, kPixels,
+        [](int64_t groups) { return groups * kPlaneQuads + kReach - 1; },
+        [](int64_t strips) { return (strips + 1) * kPlaneQuads + kReach + 8; });
     return launch_kernel(depthwise_conv2d_contiguous_grad_input_kernel<T, kKernel>,
-                         dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads),
-                         staged_bytes(tiles, kWeights), stream, images, tiles);
+                         dim3(unsigned(planes.blocks)), dim3(planes.threads), planes.shared_memory,
+                         stream, images, planes.tiles);
   };
   return kernel_size == 3 ? launch(std::integral_constant<int, 3>())
                           : launch(std::integral_constant<int, 5>());
@@ -141,7 +148,8 @@ StridedShape<Index> describe_strided(const DepthwiseConv2dProblem& p, const Stri
 template <typename T>
 cudaError_t launch_specialized_grad_weight(const WeightGradImages<T>& images,
                                            const DepthwiseConv2dProblem& p, bool channels_last,
-                                           int load_width, int grad_width, cudaStream_t stream) {
+                                           PlaneShape shape, const Image4<const T>& x,
+                                           const Image4<const T>& dy, cudaStream_t stream) {
   return with_kernel_and_stride(p.kernel_h, p.stride_h, [&](auto k, auto s) {
     constexpr int kKernel = decltype(k)::value, kStride = decltype(s)::value;
     if (channels_last) {
@@ -153,12 +161,25 @@ cudaError_t launch_specialized_grad_weight(const WeightGradImages<T>& images,
                            dim3(unsigned(blocks * images.splits)), dim3(kWeightGradThreads), 0,
                            stream, images, vectors, blocks);
     }
-    const auto tiles = tile_contiguous(images.batch, images.out_height, images.out_width,
-                                       4 * kStride, kKernel - kStride, load_width, grad_width, 0);
-    return launch_kernel(depthwise_conv2d_contiguous_wgrad_kernel<T, kKernel, kStride>,
-                         dim3(unsigned(images.channels * images.splits)), dim3(kDepthwiseThreads),
-                         staged_bytes(tiles, 0), stream, images, tiles);
+    return launch_weight_grad_planes<T, kKernel, kStride>(images, shape, x, dy, stream);
   });
+}
+
+// Blocks that take all channels of dense planes once.
+inline int64_t weight_grad_plane_blocks(const DepthwiseConv2dProblem& p) {
+  int64_t blocks = p.out_channels;
+  if (!has_specialized_cuda_kernel(p)) return blocks;
+  with_dtype(p.dtype, [&](auto tag) {
+    using T = decltype(tag);
+    if constexpr (!std::is_same_v<T, double>) {
+      with_kernel_and_stride(p.kernel_h, p.stride_h, [&](auto k, auto s) {
+        blocks = dense_plane_blocks<T, decltype(k)::value, decltype(s)::value>(p);
+        return cudaSuccess;
+      });
+    }
+    return cudaSuccess;
+  });
+  return blocks;
 }
 
 // Calls function(Index()) with int where every count, coordinate and offset of the problem fits
@@ -254,11 +275,11 @@ cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_out
                                    Epilogue{nullptr, Activation::kNone}, stream);
     }
     if (has_specialized_cuda_kernel(p) && p.stride_h == 2 &&
-        (channels_last || (grad_output_strides.w == 1 && grad_input_strides.w == 1))) {
+        (channels_last || (grad_output_strides.w == 1 && grad_input_strides.w == 1 &&
+                           detail::count_quads(p.width, p.pad_left) >= kPlaneQuads))) {
       const auto images =
           detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false);
-      return detail::launch_grad_input_stride2(images, p.kernel_h, channels_last, from.row_vector(),
-                                               to.row_vector(), stream);
+      return detail::launch_grad_input_stride2(images, p.kernel_h, channels_last, from, to, stream);
     }
   }
   return detail::with_index<T>(p, grad_input_strides, grad_output_strides, [&](auto index) {
@@ -281,9 +302,11 @@ inline int64_t grad_weight_slab_bytes(const DepthwiseConv2dProblem& p) {
 inline int64_t grad_weight_splits(const DepthwiseConv2dProblem& p) {
   const int64_t slab = std::max<int64_t>(1, grad_weight_slab_bytes(p));
   const int64_t cheap = p.batch * p.height * p.width / std::max<int64_t>(1, 40 * p.taps());
-  const int64_t blocks =
-      p.layout == Layout::kChannelsLast ? ceil_div(p.out_channels, 32) : p.out_channels;
-  const int64_t wanted = ceil_div(kTargetBlocks, std::max<int64_t>(1, blocks));
+  // Blocks over planes are all resident at a time, and keep their sums in registers for long.
+  const int64_t wanted =
+      p.layout == Layout::kChannelsLast
+          ? ceil_div(kTargetBlocks, std::max<int64_t>(1, ceil_div(p.out_channels, 32)))
+          : kTargetPlaneSumBlocks / std::max<int64_t>(1, detail::weight_grad_plane_blocks(p));
   return std::max<int64_t>(1, std::min({cheap, kMaxWorkspaceBytes / slab, wanted}));
 }
 
@@ -304,8 +327,8 @@ cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
     const Image4<const T> dy{grad_output, p.out_channels, p.out_height(), p.out_width(),
                              grad_output_strides};
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, x, dy);
-    if (has_specialized_cuda_kernel(p) &&
-        (channels_last || (input_strides.w == 1 && grad_output_strides.w == 1))) {
+    const auto shape = detail::choose_weight_grad_shape(p, x, dy);
+    if (has_specialized_cuda_kernel(p) && (channels_last || shape != detail::PlaneShape::kNone)) {
       const WeightGradImages<T> images{input,
                                        grad_output,
                                        partial,
@@ -321,8 +344,8 @@ cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
                                        int(p.pad_left),
                                        int(splits),
                                        bias};
-      error = detail::launch_specialized_grad_weight(images, p, channels_last, x.row_vector(),
-                                                     dy.row_vector(), stream);
+      error =
+          detail::launch_specialized_grad_weight(images, p, channels_last, shape, x, dy, stream);
       launched = true;
     }
   }

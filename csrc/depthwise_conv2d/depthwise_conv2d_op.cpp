@@ -80,11 +80,18 @@ Tensor run_forward(const char* op, const Tensor* grad, const Tensor& input, cons
   return output;
 }
 
-using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+}  // namespace
 
-Gradients run_backward(const char* op, const Tensor& grad_output, const Tensor& input,
-                       const Tensor& weight, const Geometry& geometry, const bool (&needs)[3],
-                       int64_t backend) {
+Tensor run_depthwise_conv2d(const Tensor& input, const Tensor& weight,
+                            const std::optional<Tensor>& bias, const Geometry& geometry,
+                            int64_t activation, int64_t backend) {
+  return run_forward(kForward, nullptr, input, weight, bias, geometry, activation, backend);
+}
+
+Gradients run_depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input,
+                                        const Tensor& weight, const Geometry& geometry,
+                                        const bool (&needs)[3], int64_t backend) {
+  const char* op = kBackward;
   const TensorView g(grad_output), x(input), w(weight);
   DepthwiseConv2dProblem p =
       check_arguments(op, Pass::kGradInput, x, w, nullptr, geometry, /*activation=*/0);
@@ -137,10 +144,12 @@ Gradients run_backward(const char* op, const Tensor& grad_output, const Tensor& 
   return {grad_input, grad_weight, grad_bias};
 }
 
+namespace {
+
 Tensor depthwise_conv2d(const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, EFFKERN_GEOMETRY_PARAMETERS,
                         int64_t activation, int64_t backend) {
-  return run_forward(kForward, nullptr, input, weight, bias, EFFKERN_GEOMETRY, activation, backend);
+  return run_depthwise_conv2d(input, weight, bias, EFFKERN_GEOMETRY, activation, backend);
 }
 
 Tensor depthwise_conv2d_activation_backward(const Tensor& grad_output, const Tensor& input,
@@ -155,8 +164,8 @@ Gradients depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& inp
                                     const Tensor& weight, EFFKERN_GEOMETRY_PARAMETERS,
                                     bool need_input, bool need_weight, bool need_bias,
                                     int64_t backend) {
-  return run_backward(kBackward, grad_output, input, weight, EFFKERN_GEOMETRY,
-                      {need_input, need_weight, need_bias}, backend);
+  return run_depthwise_conv2d_backward(grad_output, input, weight, EFFKERN_GEOMETRY,
+                                       {need_input, need_weight, need_bias}, backend);
 }
 
 }  // namespace

@@ -17,6 +17,16 @@ void check_memory(const char* op, bool done);
 Tensor output_like(const TensorView& input, const TensorView& weight,
                    const DepthwiseConv2dProblem& problem);
 
+// depthwise_conv2d_op.cpp: what the operators do, for each of the forms that their arguments come
+// in.
+using Gradients = std::tuple<Tensor, Tensor, Tensor>;
+Tensor run_depthwise_conv2d(const Tensor& input, const Tensor& weight,
+                            const std::optional<Tensor>& bias, const Geometry& geometry,
+                            int64_t activation, int64_t backend);
+Gradients run_depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& input,
+                                        const Tensor& weight, const Geometry& geometry,
+                                        const bool (&needs)[3], int64_t backend);
+
 // depthwise_conv2d_cuda_op.cpp. All work is enqueued on the current stream of the input's device;
 // a library without CUDA kernels has these too, they throw.
 void cuda_forward(const char* op, const DepthwiseConv2dProblem& problem, const TensorView& input,

@@ -210,7 +210,7 @@ void plan_direct_rows(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan
   const bool gradient = p.pass == Pass::kGradInput;
   const int64_t rows = gradient ? p.height : p.out_height();
   const int64_t planes = p.batch * (gradient ? p.in_channels : p.out_channels);
-  plan->tile_rows = p.stride_h == 1 ? kDirectRows : 4;
+  plan->tile_rows = direct_tile_rows(p.stride_h, element_size(p.dtype), 1);
   const int64_t wanted = ceil_div(kMinUnits, planes);
   plan->block_rows = std::min(rows, std::max<int64_t>(plan->tile_rows, ceil_div(rows, wanted)));
   plan->grid = planes * ceil_div(rows, plan->block_rows);

@@ -28,7 +28,12 @@ PlaneShape choose_plane_shape(const DepthwiseImages<T>& p, const Image4<const T>
   };
   if (in_vectors(8)) return PlaneShape::kEights;
   if (in_vectors(4)) return PlaneShape::kFours;
-  if (p.out_width % 7 == 0 && p.out_height % 7 == 0) return PlaneShape::kSevens;
+  // Rows that are not the first or last k - 1 of a tile are inside the image.
+  const int64_t below = (p.out_height - 1) * stride + kernel_size - p.pad_top - p.height;
+  if (p.out_width % 7 == 0 && p.out_height % 7 == 0 && p.pad_top < kernel_size &&
+      below < kernel_size) {
+    return PlaneShape::kSevens;
+  }
   return p.out_height > 5 ? PlaneShape::kFives : PlaneShape::kAny;
 }
 

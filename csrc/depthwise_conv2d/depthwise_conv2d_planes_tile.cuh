@@ -71,6 +71,14 @@ struct PlaneWindow {
   }
 };
 
+// Whole warps that copy together: those of a block, or some of them.
+struct CopyThreads {
+  int index, count;
+  static __device__ __forceinline__ CopyThreads block() {
+    return {int(threadIdx.x), int(blockDim.x)};
+  }
+};
+
 namespace detail {
 
 template <bool kToShared, int N, typename Shared, typename Global>
@@ -82,12 +90,13 @@ __device__ __forceinline__ void move_elements(Shared* shared, Global* global) {
   }
 }
 
-// `count` neighbouring elements by all threads of the block; both addresses are equal modulo 16,
-// and `phase` is that remainder in elements.
+// `count` neighbouring elements; both addresses are equal modulo 16, and `phase` is that remainder
+// in elements.
 template <bool kToShared, typename Shared, typename Global>
-__device__ __forceinline__ void move_run(Shared* shared, Global* global, int phase, int count) {
+__device__ __forceinline__ void move_run(Shared* shared, Global* global, int phase, int count,
+                                         const CopyThreads& threads) {
   constexpr int kVector = 16 / sizeof(Shared), kUnroll = 4;
-  const int head = min(count, -phase & (kVector - 1)), thread = threadIdx.x;
+  const int head = min(count, -phase & (kVector - 1)), thread = threads.index;
   const int vectors = unsigned(count - head) / kVector, between = vectors * kVector;
   if (thread < count - between) {
     const int at = thread < head ? thread : thread + between;
@@ -98,7 +107,7 @@ __device__ __forceinline__ void move_run(Shared* shared, Global* global, int pha
   shared += head + first * kVector;
   global += head + first * kVector;
 #pragma unroll 1
-  for (int left = vectors - first; left > 0; left -= int(blockDim.x) * kUnroll) {
+  for (int left = vectors - first; left > 0; left -= threads.count * kUnroll) {
     Packed<std::remove_const_t<Global>, kVector> packed[kUnroll];
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
@@ -115,17 +124,18 @@ __device__ __forceinline__ void move_run(Shared* shared, Global* global, int pha
         store_packed(global + 32 * i * kVector, packed[i]);
       }
     }
-    shared += int(blockDim.x) * kUnroll * kVector;
-    global += int(blockDim.x) * kUnroll * kVector;
+    shared += threads.count * kUnroll * kVector;
+    global += threads.count * kUnroll * kVector;
   }
 }
 
 // Any strides, one element at a time: views and tiles that are narrower than the plane.
 template <bool kToShared, typename Shared, typename Global>
 __device__ __forceinline__ void move_rows(Shared* shared, const PlaneWindow<Global>& window,
-                                          const Divisor& by_channels, int first_plane, int planes) {
-  const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  int row = threadIdx.x / 32;
+                                          const Divisor& by_channels, int first_plane, int planes,
+                                          const CopyThreads& threads) {
+  const int lane = threads.index % 32, warps = threads.count / 32;
+  int row = threads.index / 32;
 #pragma unroll 1
   for (int plane = 0; plane < planes; ++plane, row -= window.rows) {
     int c = first_plane + plane;
@@ -167,6 +177,12 @@ struct PlaneCursor {
     run += step;
     phase = window.is_run ? aligned_phase() : 0;
   }
+
+  // To the same planes of an image that is `images` further.
+  __device__ __forceinline__ void skip(const PlaneWindow<T>& window, int images) {
+    run += images * window.strides.n;
+    phase = window.is_run ? aligned_phase() : 0;
+  }
 };
 
 // Moves the window of `planes` planes from memory to shared memory or back; the caller
@@ -174,13 +190,13 @@ struct PlaneCursor {
 template <bool kToShared, typename Shared, typename Global>
 __device__ __forceinline__ void move_planes(Shared* shared, const PlaneWindow<Global>& window,
                                             const PlaneCursor<Global>& cursor,
-                                            const Divisor& by_channels, int first_plane,
-                                            int planes) {
+                                            const Divisor& by_channels, int first_plane, int planes,
+                                            const CopyThreads& threads = CopyThreads::block()) {
   if (window.is_run) {
     detail::move_run<kToShared>(shared + cursor.phase, cursor.run, cursor.phase,
-                                planes * window.plane_pitch);
+                                planes * window.plane_pitch, threads);
   } else {
-    detail::move_rows<kToShared>(shared, window, by_channels, first_plane, planes);
+    detail::move_rows<kToShared>(shared, window, by_channels, first_plane, planes, threads);
   }
 }
 

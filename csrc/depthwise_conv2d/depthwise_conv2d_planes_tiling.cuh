@@ -26,20 +26,19 @@ bool planes_are_run(const Image4<T>& image, int64_t batch, bool together) {
          (batch == 1 || s.n == s.c * image.channels);
 }
 
-// Threads that compute `rows` x `columns` outputs each.
-template <typename T>
+// Threads that compute `rows` x `columns` outputs each, all_groups x all_strips a plane.
+// needed_rows(groups) and needed_columns(strips) are the most that some of them read.
+template <typename T, typename InRows, typename InColumns>
 PlaneLaunch tile_planes(int64_t batch, const Image4<const T>& input, const Image4<T>& output,
-                        int kernel_size, int stride, int rows, int columns) {
+                        int64_t all_groups, int64_t all_strips, int rows, int columns,
+                        InRows needed_rows, InColumns needed_columns) {
   const int64_t planes = batch * input.channels;
-  const int64_t all_strips = ceil_div(output.width, columns);
-  const int64_t all_groups = ceil_div(output.height, rows);
   constexpr int64_t kMost = kMaxStagedBytes / sizeof(T) - 2 * kZeroColumns;
   const auto in_columns = [&](int64_t strips) {
-    const int64_t needed = (strips + 2) * columns * stride + kernel_size + 16;
-    return strips == all_strips ? input.width : needed;
+    return strips == all_strips ? input.width : needed_columns(strips);
   };
   const auto in_rows = [&](int64_t groups) {
-    return std::min<int64_t>(input.height, (groups * rows - 1) * stride + kernel_size);
+    return std::min<int64_t>(input.height, needed_rows(groups));
   };
   const auto staged = [&](int64_t groups, int64_t strips) {
     return std::max(in_rows(groups) * (in_columns(strips) + 7),
@@ -96,6 +95,16 @@ PlaneLaunch tile_planes(int64_t batch, const Image4<const T>& input, const Image
   tiles.by_groups = make_divisor(groups);
   tiles.by_strips = make_divisor(strips);
   return launch;
+}
+
+// The same of a convolution.
+template <typename T>
+PlaneLaunch tile_planes(int64_t batch, const Image4<const T>& input, const Image4<T>& output,
+                        int kernel_size, int stride, int rows, int columns) {
+  return tile_planes(
+      batch, input, output, ceil_div(output.height, rows), ceil_div(output.width, columns), rows,
+      columns, [=](int64_t groups) { return (groups * rows - 1) * stride + kernel_size; },
+      [=](int64_t strips) { return (strips + 2) * columns * stride + kernel_size + 16; });
 }
 
 }  // namespace effkern

@@ -43,7 +43,6 @@ struct Image4 {
     return strides.w == 1 && width % elements == 0 && starts_aligned(elements) &&
            strides.n % elements == 0 && strides.c % elements == 0 && strides.h % elements == 0;
   }
-  int row_vector() const { return has_row_vectors(4) ? 4 : 1; }
 };
 
 // Cuts `columns` into strips and `rows` into tiles that a thread walks down, or single rows.
@@ -67,47 +66,8 @@ inline ChannelsLastTiles tile_channels_last(int64_t batch, int64_t channels, int
   return tiles;
 }
 
-inline int64_t grid_of(const ContiguousTiles& tiles) {
-  return int64_t(tiles.plane_blocks) * tiles.row_tiles * tiles.column_tiles;
-}
-
-inline int64_t staged_bytes(const ContiguousTiles& tiles, int64_t weights_per_plane) {
-  return tiles.planes * (int64_t(tiles.rows) * tiles.pitch + weights_per_plane) *
-         int64_t(sizeof(float));
-}
-
 inline int64_t grid_of(const ChannelsLastTiles& tiles) {
   return tiles.channel_blocks * ceil_div(tiles.items, kDepthwiseThreads / tiles.vectors);
-}
-
-// Cuts planes of rows x columns outputs into blocks of 4 x 4 outputs per thread. Those of one
-// thread need in_per_thread input pixels in each direction, and `reach` more after the last thread.
-inline ContiguousTiles tile_contiguous(int64_t planes, int64_t rows, int64_t columns,
-                                       int in_per_thread, int reach, int load_width,
-                                       int store_width, int weights_per_plane) {
-  const int64_t all_strips = ceil_div(columns, 4), all_groups = ceil_div(rows, 4);
-  ContiguousTiles tiles{};
-  tiles.column_tiles = int(ceil_div(all_strips, 32));
-  tiles.strips = int(ceil_div(all_strips, tiles.column_tiles));
-  tiles.row_tiles = int(ceil_div(all_groups, kDepthwiseThreads / tiles.strips));
-  tiles.lead = load_width == 4 ? 4 : 0;
-  tiles.columns = tiles.strips * in_per_thread + reach;
-  // Room for the load and for the float4 that end past the tile.
-  tiles.pitch = int(ceil_div(tiles.lead + tiles.columns + 3, 4) * 4);
-  tiles.planes = 1;
-  for (;; ++tiles.row_tiles) {
-    tiles.groups = int(ceil_div(all_groups, tiles.row_tiles));
-    tiles.rows = tiles.groups * in_per_thread + reach;
-    if (tiles.groups == 1 || staged_bytes(tiles, weights_per_plane) <= kMaxStagedBytes) break;
-  }
-  const int64_t fitting = kMaxStagedBytes / staged_bytes(tiles, weights_per_plane);
-  tiles.planes = int(std::max<int64_t>(
-      1, std::min({planes, fitting, int64_t(kDepthwiseThreads / (tiles.strips * tiles.groups))})));
-  tiles.plane_blocks = int(ceil_div(planes, tiles.planes));
-  tiles.load_width = load_width, tiles.store_width = store_width;
-  const int64_t vectors = ceil_div(tiles.columns + load_width - 1, load_width);
-  while ((1 << tiles.lane_bits) < std::min<int64_t>(vectors, 32)) ++tiles.lane_bits;
-  return tiles;
 }
 
 }  // namespace effkern

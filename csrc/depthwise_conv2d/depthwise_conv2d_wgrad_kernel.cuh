@@ -6,8 +6,8 @@
 // pad, ...]; the bias gradient, the sum of grad_output, is one more tap.
 //
 // Channels last: a thread owns a channel vector, one kernel row and every slots-th strip of 4
-// output columns. Contiguous: a block owns a channel; a thread sums all taps over 4 x 4 outputs per
-// tile staged in shared memory. Strided: a thread owns one tap of one output channel.
+// output columns. Strided: a thread owns one tap of one output channel. Contiguous planes:
+// depthwise_conv2d_wgrad_planes_kernel.cuh.
 #pragma once
 
 #include "depthwise_conv2d/depthwise_conv2d_strided_kernel.cuh"
@@ -133,100 +133,6 @@ __global__ void __launch_bounds__(kWeightGradThreads, 2)
       const int column = kx < kKernel ? ky * kKernel + kx : kTaps;
       store_scalar(p.partial_sums(split, channel + c, kTaps) + column, total);
     }
-  }
-}
-
-// `tiles.planes` counts images of the block's channel.
-template <typename T, int kKernel, int kStride>
-__global__ void __launch_bounds__(kDepthwiseThreads, 4)
-    depthwise_conv2d_contiguous_wgrad_kernel(WeightGradImages<T> p, ContiguousTiles tiles) {
-  constexpr int kTaps = kKernel * kKernel;
-  constexpr int kSpan = 3 * kStride + kKernel, kSpanRead = (kSpan + 3) / 4 * 4;
-  constexpr int kWarps = kDepthwiseThreads / 32;
-  EFFKERN_SHARED(float, exchange, [kWarps][kTaps + 1]);
-  EFFKERN_DYNAMIC_SHARED(float, staged);
-
-  const int c = blockIdx.x % p.channels, split = blockIdx.x / p.channels;
-  const T* input = p.input + c * p.input_strides.c;
-  const T* grad_output = p.grad_output + c * p.grad_output_strides.c;
-  const SplitRange range(int64_t(tiles.plane_blocks) * tiles.row_tiles * tiles.column_tiles, split,
-                         p.splits);
-
-  float sums[kTaps + 1] = {};
-  for (int64_t tile = range.begin; tile < range.end; ++tile) {
-    const ContiguousItem item(tiles, int(tile));
-    const int first_image = item.plane_block * tiles.planes;
-    const int tile_row = item.row_tile * tiles.groups * 4;
-    const int tile_column = item.column_tile * tiles.strips * 4;
-    __syncthreads();
-    stage_tile(
-        staged, tiles,
-        [&](int i) -> const T* {
-          return first_image + i < p.batch ? input + (first_image + i) * p.input_strides.n
-                                           : nullptr;
-        },
-        p.input_strides.h, tile_row* kStride - p.pad_top, tile_column * kStride - p.pad_left,
-        p.height, p.width);
-    __syncthreads();
-
-    const int n = first_image + item.plane;
-    const int y = tile_row + item.group * 4, x = tile_column + item.strip * 4;
-    if (item.plane >= tiles.planes || n >= p.batch || y >= p.out_height || x >= p.out_width)
-      continue;
-    float grads[4][4] = {};
-    const T* rows = grad_output + n * p.grad_output_strides.n + y * p.grad_output_strides.h + x;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if (y + i >= p.out_height) continue;
-      const T* row = rows + i * p.grad_output_strides.h;
-      if (tiles.store_width == 4) {
-        load<4>(row).widen_to(grads[i]);
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if (x + j < p.out_width) grads[i][j] = load_scalar(row + j);
-        }
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < 16; ++i) sums[kTaps] += grads[i / 4][i % 4];
-
-    const float* from = staged +
-                        (item.plane * tiles.rows + item.group * 4 * kStride) * tiles.pitch +
-                        tiles.lead + item.strip * 4 * kStride;
-#pragma unroll
-    for (int row = 0; row < kSpan; ++row) {
-      float values[kSpanRead];
-      load_shared<kSpanRead, 4>(from + row * tiles.pitch, values);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int ky = row - i * kStride;
-        if (ky < 0 || ky >= kKernel) continue;
-#pragma unroll
-        for (int kx = 0; kx < kKernel; ++kx) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) {
-            sums[ky * kKernel + kx] =
-                fmaf(values[j * kStride + kx], grads[i][j], sums[ky * kKernel + kx]);
-          }
-        }
-      }
-    }
-  }
-
-#pragma unroll
-  for (int tap = 0; tap <= kTaps; ++tap) {
-    float sum = sums[tap];
-#pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
-    if (threadIdx.x % 32 == 0) store_shared(&exchange[threadIdx.x / 32][tap], sum);
-  }
-  __syncthreads();
-  for (int tap = threadIdx.x; tap < kTaps + p.bias; tap += blockDim.x) {
-    float total = 0.f;
-#pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) total += load_shared(&exchange[warp][tap]);
-    store_scalar(p.partial_sums(split, c, kTaps) + tap, total);
   }
 }
 

@@ -58,6 +58,9 @@ class ConvNeXtBlock(nn.Module):
         return arguments(self)
 
     def forward(self, input: Tensor) -> Tensor:
+        if not isinstance(input, Tensor):
+            # torch.fx traces it.
+            return self._source_class.forward(self, input)
         tensors, keywords = self._arguments()
         scale = self._sample_scale(input)
         return convnext_block(input, *tensors, **keywords, sample_scale=scale, save=self.save)

@@ -17,8 +17,12 @@ from .depthwise_conv2d_sources import known_class, qualified_name
 
 _TIMM = ("timm.models.convnext", "ConvNeXtBlock")
 _TORCHVISION = ("torchvision.models.convnext", "CNBlock")
+SOURCES = (_TIMM, _TORCHVISION)
 _NORMS = ("LayerNorm", "LayerNorm2d")
-_ACTIVATIONS = {"GELU": "gelu", "GELUTanh": "gelu_tanh", "SiLU": "silu", "ReLU": "relu"}
+_ACTIVATIONS = {
+    "GELU": "gelu", "GELUTanh": "gelu_tanh", "SiLU": "silu", "ReLU": "relu", "ReLU6": "relu6",
+    "Hardswish": "hardswish",
+}  # fmt: skip
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -37,14 +41,14 @@ class Parts(NamedTuple):
     others: tuple[nn.Module, ...]
 
 
-def _is(cls: type, module: str, *names: str) -> bool:
+def is_class(cls: type, module: str, *names: str) -> bool:
     """Whether `cls` is the class that has one of these names in `module`, if that is imported."""
     package = sys.modules.get(module)
     return any(getattr(package, name, None) is cls for name in names)
 
 
 def _kind(cls: type) -> tuple[str, str] | None:
-    return next((kind for kind in (_TIMM, _TORCHVISION) if _is(cls, *kind)), None)
+    return next((kind for kind in SOURCES if is_class(cls, *kind)), None)
 
 
 def _parts(block: Any, kind: tuple[str, str]) -> Parts:
@@ -61,22 +65,28 @@ def _parts(block: Any, kind: tuple[str, str]) -> Parts:
     )  # fmt: skip
 
 
-def _activation(module: Any) -> str | None:
+def activation_name(module: Any) -> str | None:
+    """effkern's name of an activation, or None."""
     cls = type(module)
     if cls is nn.GELU:
         return "gelu" if module.approximate == "none" else "gelu_tanh"
     for name, activation in _ACTIVATIONS.items():
-        if cls is getattr(nn, name, None) or _is(cls, "timm.layers.activations", name):
+        if cls is getattr(nn, name, None) or is_class(cls, "timm.layers.activations", name):
             return activation
     return None
 
 
-def _check_parts(block: nn.Module, parts: Parts) -> None:
+def check_untouched(block: nn.Module) -> None:
+    """TypeError if something was hung into a submodule that will not be called."""
     for name, module in block.named_modules():
         if name and any(vars(module).get(hooks) for hooks in _HOOKS):
             raise TypeError(f"{name} has hooks")
         if parametrize.is_parametrized(module) or "forward" in vars(module):
             raise TypeError(f"{name or 'the block'} is parametrized or its forward was replaced")
+
+
+def _check_parts(block: nn.Module, parts: Parts) -> None:
+    check_untouched(block)
     conv, norm = parts.conv, parts.norm
     known_class(conv)
     channels = conv.in_channels
@@ -86,7 +96,7 @@ def _check_parts(block: nn.Module, parts: Parts) -> None:
     same = conv.padding == "same" or [2 * p for p in conv.padding] == sizes
     if set(conv.stride) | set(conv.dilation) != {1} or not same or conv.padding_mode != "zeros":
         raise ValueError(f"the convolution changes the image's size, is dilated or pads: {conv}")
-    known_norm = type(norm) is nn.LayerNorm or _is(type(norm), "timm.layers.norm", *_NORMS)
+    known_norm = type(norm) is nn.LayerNorm or is_class(type(norm), "timm.layers.norm", *_NORMS)
     if not known_norm or tuple(norm.normalized_shape) != (channels,):
         raise TypeError(f"the norm is {qualified_name(type(norm))}, wanted a LayerNorm")
     for layer in (parts.fc1, parts.fc2):
@@ -95,22 +105,31 @@ def _check_parts(block: nn.Module, parts: Parts) -> None:
             plain = layer.groups == 1 and set(layer.stride) == {1} and set(layer.padding) == {0}
         if not (type(layer) is nn.Linear or (pointwise and plain)):
             raise TypeError(f"wanted a Linear or a 1x1 convolution, got {layer}")
-    if _activation(parts.activation) is None:
+    if activation_name(parts.activation) is None:
         name = qualified_name(type(parts.activation))
         raise TypeError(f"the activation is {name}, which effkern does not have")
     for other in parts.others:
         if not (type(other) is nn.Identity or (type(other) is nn.Dropout and other.p == 0)):
             raise ValueError(f"the block computes more: {other}")
-    if parts.grn is not None and not _is(type(parts.grn), "timm.layers.grn", "GlobalResponseNorm"):
+    if parts.grn is not None and not is_class(
+        type(parts.grn), "timm.layers.grn", "GlobalResponseNorm"
+    ):
         raise TypeError(f"the response norm is {qualified_name(type(parts.grn))}")
     drop = parts.drop_path
-    row = _is(type(drop), "torchvision.ops.stochastic_depth", "StochasticDepth")
+    row = is_class(type(drop), "torchvision.ops.stochastic_depth", "StochasticDepth")
     if not (
         type(drop) is nn.Identity
         or (row and drop.mode == "row")
-        or _is(type(drop), "timm.layers.drop", "DropPath")
+        or is_class(type(drop), "timm.layers.drop", "DropPath")
     ):
         raise TypeError(f"stochastic depth is {drop}")
+
+
+def check(block: nn.Module) -> None:
+    """TypeError or ValueError with the reason, if ConvNeXtBlock does not compute `block`."""
+    kind = _kind(type(block))
+    assert kind is not None
+    _check_parts(block, _parts(block, kind))
 
 
 def drop_path(block: ConvNeXtBlock) -> tuple[float, bool]:
@@ -137,7 +156,7 @@ def arguments(block: ConvNeXtBlock) -> tuple[tuple[Any, ...], dict[str, Any]]:
     keywords = {
         "eps": norm.eps,
         "padding": conv.padding,
-        "activation": _activation(parts.activation),
+        "activation": activation_name(parts.activation),
     }
     if grn is not None:
         keywords |= {"grn_weight": grn.weight, "grn_bias": grn.bias}
@@ -154,7 +173,7 @@ def share(module: nn.Module, cls: type[ConvNeXtBlock]) -> ConvNeXtBlock:
             f"{where}: wanted {'.'.join(_TIMM)} or {'.'.join(_TORCHVISION)}, got {name}"
         )
     try:
-        _check_parts(module, _parts(module, kind))
+        check(module)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{where}: {error}") from None
     new = cls.__new__(cls)

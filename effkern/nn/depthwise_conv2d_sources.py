@@ -110,7 +110,7 @@ def replacement_class(conv: nn.Module) -> type[DepthwiseConv2d]:
     return known
 
 
-def become(module: nn.Module, cls: type[nn.Conv2d]) -> None:
+def become(module: nn.Module, cls: type[nn.Module]) -> None:
     """Turns `module` into a `cls` in place, as torch.nn.utils.parametrize does.
 
     The object stays the same, so whatever refers to it (several parents, hooks and their handles,

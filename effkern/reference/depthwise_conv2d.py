@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ACTIVATIONS = {
+ACTIVATIONS = {
     None: lambda x: x,
     "relu": F.relu,
     "relu6": F.relu6,
@@ -34,7 +34,7 @@ def depthwise_conv2d(
         padding = 0
     channels = input.shape[-3]
     output = torch.conv2d(input, weight, bias, stride, padding, dilation, channels)
-    return _ACTIVATIONS[activation](output)
+    return ACTIVATIONS[activation](output)
 
 
 def depthwise_conv2d_fused(
@@ -58,7 +58,7 @@ def depthwise_conv2d_fused(
     if input_shift is not None:
         input = input + input_shift[:, None, None]
     output = depthwise_conv2d(
-        _ACTIVATIONS[input_activation](input),
+        ACTIVATIONS[input_activation](input),
         weight,
         bias,
         stride,

@@ -233,13 +233,10 @@ def plan(name: str) -> Plan:
             return Plan(load, Access(vector, 4 * quads))
         case "channels_last_wgrad_kernel":
             return Plan(Access(vector, 4 + 3 * stride + kernel), sums)
-        case "contiguous_kernel":
+        case "contiguous_kernel" | "contiguous_grad_input_kernel":
             # Runs of planes, four vectors at a time; ends, weights and views one element at a time.
             vectors = Access(16, 4, (element, *hooks))
             return Plan(vectors, vectors, _STAGED_BYTES)
-        case "contiguous_grad_input_kernel":
-            four = Access(4 * element, 4, (element,))
-            return Plan(four._replace(least=1), four, _STAGED_BYTES)
         case "toeplitz_kernel" | "toeplitz_large_kernel":
             # A lane stores the pairs of two windows in as many rows as the kernel has, or 8.
             rows = 8 if "large" in family else kernel
@@ -256,7 +253,8 @@ def plan(name: str) -> Plan:
             load, store = Access(8, 8, (4, element)), Access(8, 8, (4, element))
             return Plan(load, store, _TOEPLITZ_BYTES, MOST_OPTED_SHARED_MEMORY)
         case "contiguous_wgrad_kernel":
-            return Plan(Access(4 * element, 1 + 4, (element,)), sums, _STAGED_BYTES)
+            # Runs of two tensors' planes, four vectors at a time.
+            return Plan(Access(16, 8, (element,)), sums, _STAGED_BYTES)
     raise KeyError(name)
 
 

@@ -18,6 +18,8 @@ from .predictions import Predicted, predicted
 _BATCH, _CHANNELS, _SIZE = 32, 256, 56
 # The contiguous 3x3 kernel of stride 1 has other tiles for these.
 _OTHER_SIZES = (28, 14, 10, 5)
+# And its weight gradient of stride 2, for outputs that are no multiples of 7.
+_STRIDED_SIZE = 19
 # float16's kernels differ from bfloat16's in conversions only.
 _DTYPES = (torch.bfloat16, torch.float32)
 _LAYOUTS = (torch.channels_last, torch.contiguous_format)
@@ -52,6 +54,7 @@ def standard_launches() -> dict[str, Standard]:
                     _add_hooked(found, dtype, layout, kernel, stride)
         for size in _OTHER_SIZES:
             _add(found, dtype, torch.contiguous_format, 3, 1, 1, size=size)
+        _add(found, dtype, torch.contiguous_format, 3, 2, 1, size=_STRIDED_SIZE)
     for layout, channels, size in _OTHERS:
         for kernel in (5, 7):
             _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)

@@ -128,7 +128,11 @@ def test_the_compiler_of_a_library(tmp_path):
         (KERNEL.replace("float32, 3, 1", "bfloat16, 7, 1"), (8, 10, (2,)), (8, 4, ())),
         ("depthwise_conv2d_channels_last_wgrad_kernel<float16, 3, 2>", (16, 13, ()), (4, 1, ())),
         (CONTIGUOUS, (16, 4, (2,)), (16, 4, (2,))),
-        ("depthwise_conv2d_contiguous_wgrad_kernel<float32, 5, 2>", (16, 5, (4,)), (4, 1, ())),
+        (
+            "depthwise_conv2d_contiguous_wgrad_kernel<float32, 5, 2, 7, 7, 0>",
+            (16, 8, (4,)),
+            (4, 1, ()),
+        ),
         (
             "depthwise_conv2d_toeplitz_kernel<bfloat16, 7, BiasActivation>",
             (16, 1, (8, 4, 2)),
@@ -262,7 +266,7 @@ def test_only_known_faults_are_excused(monkeypatch):
     family = "depthwise_conv2d_contiguous_grad_input_kernel"
     monkeypatch.setattr(tool, "KNOWN", {family: ("store width: ", "the compiler's doing")})
     name = f"{family}<float32, 3>"
-    facts = clean(load_widths={4: 2, 16: 1}, store_widths={4: 32})
+    facts = clean(load_widths={4: 2, 16: 4}, store_widths={4: 32})
     faults, known = tool.all_faults({name: facts})
     assert faults == [] and known[0].startswith(f"{name}: store width: ")
     faults, known = tool.all_faults({name: facts._replace(spill_instructions=1)})

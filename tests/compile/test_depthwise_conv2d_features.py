@@ -432,16 +432,11 @@ def test_several_threads(make, f):
 
 @pytest.mark.parametrize("create_graph", [False, True])
 def test_the_backward_keeps_the_backend_of_its_forward(make, monkeypatch, device, create_graph):
-    from effkern.ops.depthwise_conv2d import autograd
-    from effkern.ops.depthwise_conv2d.operators import BY_BACKEND
+    from effkern.ops.depthwise_conv2d import eager
 
     seen = []
-
-    def recording(operators):
-        run = operators.lean_backward
-        return operators._replace(lean_backward=lambda *a: (seen.append(a[-1]), run(*a))[1])
-
-    monkeypatch.setattr(autograd, "BY_BACKEND", [recording(found) for found in BY_BACKEND])
+    run = eager.backward
+    monkeypatch.setattr(eager, "backward", lambda *a: (seen.append(a[-1]), run(*a))[1])
     tensors = make(True)
     with effkern.backend(device):
         y = functional(*tensors).square().sum()

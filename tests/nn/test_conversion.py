@@ -18,11 +18,11 @@ from effkern.nn.depthwise_conv2d_same import DepthwiseConv2dSame, DepthwiseConv2
 
 # name, arguments, input size, depthwise layers
 TIMM_MODELS = [
-    ("efficientnet_b0", {}, 64, 16),
-    ("tf_efficientnetv2_s", {}, 65, 30),
-    ("tf_efficientnet_b0", {}, 75, 16),
+    ("efficientnet_b0", {}, 48, 16),
+    ("tf_efficientnetv2_s", {}, 33, 30),
+    ("tf_efficientnet_b0", {}, 43, 16),
     ("convnext_tiny", {}, 64, 18),
-    ("mobilenetv2_100", {}, 64, 17),
+    ("mobilenetv2_100", {}, 48, 17),
     ("coatnet_0_rw_224", {"img_size": 96}, 96, 5),
 ]
 
@@ -67,7 +67,7 @@ def test_timm_models_stay_the_same(name, arguments, size, count):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=5, **arguments).double().eval()
-    x = torch.randn(2, 3, size, size, dtype=torch.float64)
+    x = torch.randn(1, 3, size, size, dtype=torch.float64)
     check_round_trip(model, x, count)
     check_round_trip(model, x.contiguous(memory_format=torch.channels_last), count)
 

@@ -14,12 +14,12 @@ from effkern.nn.folded_batch_norm import FoldedBatchNorm
 
 # package, name, arguments, input size, BatchNorms that are folded, all of them
 MODELS = [
-    ("timm", "efficientnet_b0", {}, 64, 49, 49),
-    ("timm", "tf_efficientnetv2_s", {}, 65, 110, 110),
-    ("timm", "mobilenetv2_100", {}, 64, 52, 52),
+    ("timm", "efficientnet_b0", {}, 32, 49, 49),
+    ("timm", "tf_efficientnetv2_s", {}, 33, 110, 110),
+    ("timm", "mobilenetv2_100", {}, 32, 52, 52),
     ("timm", "coatnet_0_rw_224", {"img_size": 96}, 96, 6, 16),
-    ("torchvision", "efficientnet_v2_s", {}, 64, 110, 110),
-    ("torchvision", "mobilenet_v3_small", {}, 64, 34, 34),
+    ("torchvision", "efficientnet_v2_s", {}, 32, 110, 110),
+    ("torchvision", "mobilenet_v3_small", {}, 32, 34, 34),
 ]
 
 

@@ -184,7 +184,8 @@ def test_gradcheck(grn, save):
 
     leaves = [t.requires_grad_() for t in tensors.values()]
     assert torch.autograd.gradcheck(function, leaves)
-    assert torch.autograd.gradgradcheck(function, leaves)
+    # Along random directions: one by one, the numbers take half a minute.
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
 
 
 def test_gradient_of_one_argument_alone():

@@ -26,6 +26,8 @@ TESTED_ELSEWHERE = (
     "depthwise_conv2d_layer_norm",
     "depthwise_conv2d_layer_norm_backward",
 )
+# Of the eager path, without public twins.
+PACKED = ("depthwise_conv2d_packed", "depthwise_conv2d_backward_packed")
 
 # Every integer differs from every other, so that no two of them can be mistaken for each other.
 DISTINCT = Case(
@@ -74,7 +76,9 @@ def test_every_operator_is_tested():
     assert registered == {
         f"{carrier.namespace}::{prefix}{name}{carrier.suffix}"
         for carrier, prefix, name in product(CARRIERS, ("", "_"), OPERATORS)
-    } | {f"effkern::{prefix}{name}" for prefix in ("", "_") for name in TESTED_ELSEWHERE}
+    } | {f"effkern::{prefix}{name}" for prefix in ("", "_") for name in TESTED_ELSEWHERE} | {
+        f"effkern::_{name}" for name in PACKED
+    }
 
 
 @pytest.mark.parametrize("carrier", CARRIERS, ids=lambda c: c.namespace + c.suffix)

@@ -70,10 +70,10 @@ void run_planes(bool small) {
   };
   const std::vector<Size> sizes =
       small ? std::vector<Size>{{3, 2, 14, 14}, {1, 3, 11, 12}, {1, 2, 8, 16}}
-            : std::vector<Size>{{3, 5, 14, 14}, {2, 150, 7, 7}, {5, 3, 10, 10},  {1, 2, 19, 19},
-                                {2, 3, 28, 28}, {1, 3, 56, 56}, {1, 1, 20, 64},  {1, 1, 70, 112},
-                                {2, 2, 12, 5},  {1, 3, 6, 6},   {1, 2, 9, 1700}, {3, 2, 13, 12},
-                                {1, 1, 90, 44}, {2, 2, 21, 35}, {1, 2, 3, 24}};
+            : std::vector<Size>{{3, 5, 14, 14}, {2, 150, 7, 7}, {5, 3, 10, 10}, {1, 2, 19, 19},
+                                {2, 3, 28, 28}, {1, 3, 56, 56}, {1, 1, 20, 64}, {1, 1, 70, 112},
+                                {20, 33, 7, 7}, {2, 2, 12, 5},  {1, 3, 6, 6},   {1, 2, 9, 1700},
+                                {3, 2, 13, 12}, {1, 1, 90, 44}, {2, 2, 21, 35}, {1, 2, 3, 24}};
   const Memory memories[] = {Memory::kContiguous, Memory::kContiguous, Memory::kOffset,
                              Memory::kSliced, Memory::kExpanded};
   unsigned number = 1;
@@ -98,6 +98,10 @@ void run_planes(bool small) {
   if (small) return;
   auto p = square(DType::kFloat16, Memory::kContiguous, 1, 61, 1, 8003, 3, 1, 1);
   run({p, Memory::kContiguous, Memory::kContiguous}, 1);
+  // Tiles of 7 x 7 fit, but more rows than k - 1 are outside.
+  auto tall = square(DType::kFloat32, Memory::kContiguous, 2, 5, 3, 7, 3, 1, 1);
+  tall.pad_top = tall.pad_bottom = 3;
+  run({tall, Memory::kContiguous, Memory::kContiguous}, 1);
 }
 
 // Views, and outputs in another format than inputs.

@@ -9,7 +9,8 @@ import torch.utils.checkpoint
 from torch import Tensor
 
 from ... import _library
-from ..depthwise_conv2d import fallback, resolve
+from ..depthwise_conv2d import fallback
+from ..depthwise_conv2d.arguments import resolve_for
 from ..depthwise_conv2d.cpu_operators import can_run
 from ..depthwise_conv2d_layer_norm import depthwise_conv2d_layer_norm
 
@@ -85,10 +86,7 @@ def convnext_block(
     _check(tensors)
     if save not in _SAVE:
         raise ValueError(f"{_NAME}: save: wanted 'minimal' or 'all', got {save!r}")
-    try:
-        pads = resolve(tuple(depthwise_weight.shape[-2:]), 1, padding, 1, activation)  # type: ignore[arg-type]
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("effkern.depthwise_conv2d", _NAME, 1)) from None
+    pads = resolve_for(_NAME, depthwise_weight, 1, padding, 1, activation)
     _check_size(input, depthwise_weight, pads[2:6])
     if input.dim() == 3:
         if sample_scale is not None:

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from ...registry import BACKENDS
-from ..depthwise_conv2d import fallback
-from ..depthwise_conv2d.operators import BY_BACKEND
+from ..depthwise_conv2d import eager, fallback
 from ..depthwise_conv2d_layer_norm.autograd import LEAN, LEAN_BACKWARD
 
 _CPU = BACKENDS["cpu"]
@@ -188,8 +187,8 @@ def _gradients(grad, tensors, mean, rstd, kept, needs, eps, pads, activation):
         grad_gamma = grad_gamma.to(gamma.dtype)
         grad_w2, grad_b2 = product.mul_(gamma[:, None]), total * gamma
     grad_z, grad_nw, grad_nb = LEAN_BACKWARD(_image(grad_source, x), x, w, b, nw, mean, rstd, *pads)
-    grad_x, grad_w, grad_b = BY_BACKEND[_CPU].lean_backward(
-        grad_z, x, w, 1, 1, *pads, 1, 1, needs[0], needs[1], b is not None and needs[2], _CPU
+    grad_x, grad_w, grad_b = eager.backward(
+        grad_z, x, w, (1, 1, *pads, 1, 1), (needs[0], needs[1], b is not None and needs[2]), _CPU
     )
     if needs[0]:
         grad_x = grad_x + grad

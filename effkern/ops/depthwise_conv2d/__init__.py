@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from typing import Any
 
@@ -13,12 +12,12 @@ from torch.nn import Parameter
 
 from ... import _library, registry
 from . import fallback
-from .arguments import ACTIVATIONS, Params, resolve
+from .arguments import ACTIVATIONS, Params, resolve, resolve_plain
 
 __all__ = ["ACTIVATIONS", "Params", "depthwise_conv2d", "resolve", "run"]
 
 if _library.available():
-    from . import autograd, registration
+    from . import autograd, eager, registration
     from .operators import BY_BACKEND
 
     registration.register()
@@ -84,26 +83,16 @@ def depthwise_conv2d(
     Source: EfficientNetV2 (arXiv 2104.00298), section 3.2, for why; the accumulation order and the
     packing of the CPU kernels are described in docs/ops/depthwise_conv2d.md.
     """
-    if (
-        type(stride) is type(padding) is type(dilation) is int
-        and (activation is None or type(activation) is str)
-        and not _is_compiling()
-    ):
-        return _run_eagerly(
-            input, weight, bias, _resolve_ints(stride, padding, dilation, activation)
-        )
+    if not _is_compiling():
+        plain = resolve_plain(stride, padding, dilation, activation)
+        if plain is not None:
+            return _run_eagerly(input, weight, bias, plain)
     try:
         kernel_h, kernel_w = weight.shape[-2:]
     except (AttributeError, TypeError, ValueError):
         raise _bad_tensors(input, weight, bias) from None
     params = resolve((kernel_h, kernel_w), stride, padding, dilation, activation)
     return run(input, weight, bias, params)
-
-
-@functools.lru_cache(maxsize=256)
-def _resolve_ints(stride: int, padding: int, dilation: int, activation: str | None) -> Params:
-    # 3 of the 12 microseconds of a small call; the kernel's size matters to padding="same" only.
-    return resolve((1, 1), stride, padding, dilation, activation)
 
 
 def run(input: Tensor, weight: Tensor, bias: Tensor | None, params: Params) -> Tensor:
@@ -149,7 +138,7 @@ def _run_eagerly(input: Tensor, weight: Tensor, bias: Tensor | None, params: Par
         input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
     ):
         return autograd.forward(input, weight, bias, params, backend)
-    return BY_BACKEND[backend].lean_forward(input, weight, bias, *params, backend)
+    return eager.forward(input, weight, bias, params, backend)
 
 
 def _traced(input, weight, bias, params, backend):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
@@ -23,6 +25,21 @@ ACTIVATIONS: dict[str | None, int] = {
 
 _NAME = "effkern.depthwise_conv2d"
 _INT64_MAX = 2**63 - 1
+
+
+def code_of(name: str, argument: str, value: Any, table: Mapping[Any, int]) -> int:
+    """The integer that stands for a word in the operators' schemas; `name` is the function.
+
+    Raises:
+        TypeError: it is no str.
+        ValueError: it is not in the table.
+    """
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name}: {argument}: wanted None or a str, got {type(value).__name__}")
+    if value not in table:
+        known = ", ".join(repr(word) for word in table)
+        raise ValueError(f"{name}: {argument}: wanted one of {known}, got {value!r}")
+    return table[value]
 
 
 def _is_int(value: Any) -> bool:
@@ -107,11 +124,50 @@ def resolve(
         vertical, horizontal = (pair[0], pair[0]), (pair[1], pair[1])
     _at_least("padding", vertical, 0)
     _at_least("padding", horizontal, 0)
-    if activation is not None and not isinstance(activation, str):
-        raise TypeError(
-            f"{_NAME}: activation: wanted None or a str, got {type(activation).__name__}"
-        )
-    if activation not in ACTIVATIONS:
-        known = ", ".join(repr(name) for name in ACTIVATIONS)
-        raise ValueError(f"{_NAME}: activation: wanted one of {known}, got {activation!r}")
-    return (*stride, *vertical, *horizontal, *dilation, ACTIVATIONS[activation])
+    code = code_of(_NAME, "activation", activation, ACTIVATIONS)
+    return (*stride, *vertical, *horizontal, *dilation, code)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is an int or a pair of them, and no type that compares equal to one."""
+    kind = type(value)
+    return kind is int or (
+        kind is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _resolve_cached(stride: Any, padding: Any, dilation: Any, activation: str | None) -> Params:
+    # The kernel's size matters to padding="same" only.
+    return resolve((1, 1), stride, padding, dilation, activation)
+
+
+def resolve_plain(
+    stride: Any, padding: Any, dilation: Any, activation: str | None
+) -> Params | None:
+    """`resolve` from a cache, where the arguments are ints or pairs of them; None where they are
+    not. Resolving anew takes longer than a small convolution."""
+    if (
+        _is_plain(stride)
+        and _is_plain(padding)
+        and _is_plain(dilation)
+        and (activation is None or type(activation) is str)
+    ):
+        return _resolve_cached(stride, padding, dilation, activation)
+    return None
+
+
+def resolve_for(
+    name: str, weight: torch.Tensor, stride: Any, padding: Any, dilation: Any, activation: Any
+) -> Params:
+    """`resolve` for the kernel of `weight`, with errors in the name of another function."""
+    try:
+        plain = None
+        if not torch.compiler.is_compiling():
+            plain = resolve_plain(stride, padding, dilation, activation)
+        if plain is not None:
+            return plain
+        kernel_h, kernel_w = weight.shape[-2:]
+        return resolve((kernel_h, kernel_w), stride, padding, dilation, activation)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise type(error)(str(error).replace(_NAME, name, 1)) from None

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from . import fallback
+from . import eager, fallback
 from .arguments import ACTIVATIONS
 from .operators import BY_BACKEND
 
@@ -26,7 +26,7 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input, weight, bias, params, backend):
-        output = BY_BACKEND[backend].lean_forward(input, weight, bias, *params, backend)
+        output = eager.forward(input, weight, bias, params, backend)
         ctx.args = params, backend, bias is not None
         activation = params[8]
         if not activation:
@@ -52,17 +52,17 @@ class Forward(torch.autograd.Function):
                 grad, input, weight, extra[0], *params, backend
             )
         needs = ctx.needs_input_grad
+        needs = (needs[0], needs[1], has_bias and needs[2])
         if differentiable:
-            needs = (needs[0], needs[1], has_bias and needs[2])
             grads = Backward.apply(grad, input, weight, params[:8], needs, backend)
             return *grads, None, None
-        grad_input, grad_weight, grad_bias = BY_BACKEND[backend].lean_backward(
-            grad, input, weight, *params[:8], needs[0], needs[1], has_bias and needs[2], backend
+        grad_input, grad_weight, grad_bias = eager.backward(
+            grad, input, weight, params[:8], needs, backend
         )
         return (
             grad_input if needs[0] else None,
             grad_weight if needs[1] else None,
-            grad_bias if has_bias and needs[2] else None,
+            grad_bias if needs[2] else None,
             None,
             None,
         )
@@ -81,9 +81,7 @@ class Backward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(grad_output, input, weight)
         ctx.args = params, backend
-        grads = BY_BACKEND[backend].lean_backward(
-            grad_output, input, weight, *params, *needs, backend
-        )
+        grads = eager.backward(grad_output, input, weight, params, needs, backend)
         return tuple(g if needed else None for g, needed in zip(grads, needs, strict=True))
 
     @staticmethod

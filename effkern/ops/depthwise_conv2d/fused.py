@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ... import _library, registry
-from . import _bad_tensors, _resolve_ints, fallback, fused_cuda, run
-from .arguments import ACTIVATIONS, Params, resolve
+from . import _bad_tensors, fallback, fused_cuda, run
+from .arguments import ACTIVATIONS, Params, code_of, resolve, resolve_plain
 from .cpu_operators import can_run, per_channel
 
 if _library.available():
@@ -86,17 +86,12 @@ def depthwise_conv2d_fused(
         raise _no_tensor(input, weight, bias, input_scale, input_shift)
     if weight.dim() < 2:
         raise _bad_tensors(input, weight, bias)
-    if (
-        type(stride) is type(padding) is type(dilation) is int
-        and (activation is None or type(activation) is str)
-        and not _is_compiling()
-    ):
-        params = _resolve_ints(stride, padding, dilation, activation)
-    else:
+    params = None if _is_compiling() else resolve_plain(stride, padding, dilation, activation)
+    if params is None:
         kernel_size = (weight.shape[-2], weight.shape[-1])
         params = resolve(kernel_size, stride, padding, dilation, activation)
-    pre = 0 if input_activation is None else _code("input_activation", input_activation)
-    mode = 0 if sums is None else _code("sums", sums)
+    pre = code_of(_NAME, "input_activation", input_activation, ACTIVATIONS)
+    mode = code_of(_NAME, "sums", sums, SUMS)
     if input.dim() not in (3, 4):
         raise RuntimeError(
             f"{_NAME}: input: wanted (C, H, W) or (N, C, H, W), got {tuple(input.shape)}"
@@ -116,16 +111,6 @@ def _no_tensor(*values: Any) -> TypeError:
         if not isinstance(value, Tensor) and (value is not None or name in names[:2])
     )
     return TypeError(f"{_NAME}: {argument}: wanted a Tensor, got {type(value).__name__}")
-
-
-def _code(argument: str, value: Any) -> int:
-    table = SUMS if argument == "sums" else ACTIVATIONS
-    if not isinstance(value, str):
-        raise TypeError(f"{_NAME}: {argument}: wanted None or a str, got {type(value).__name__}")
-    if value not in table:
-        known = ", ".join(repr(name) for name in table)
-        raise ValueError(f"{_NAME}: {argument}: wanted one of {known}, got {value!r}")
-    return table[value]
 
 
 def _per_channel(argument: str, value: Tensor | None, input: Tensor) -> Tensor | None:

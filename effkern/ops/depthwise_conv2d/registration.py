@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import autograd
+from . import autograd, eager
 from .operators import ACTIVATION_BACKWARD, BACKWARD, BY_BACKEND, CARRIERS, FORWARD, Operators
 
 # Kept alive: the registrations go when the objects do.
@@ -107,10 +107,30 @@ def _vmap_forward(info, in_dims, input, weight, bias, *args):
     return output.unflatten(1, (size, -1)), 1
 
 
+def _fake_packed_forward(input, weight, bias, call):
+    geometry, _, _ = eager.unpack(call)
+    return fake_forward(input, weight, bias, *geometry)
+
+
+def _fake_packed_backward(grad_output, input, weight, call):
+    geometry, needs, _ = eager.unpack(call)
+    return _fake_backward(
+        grad_output, input, weight, *geometry, *(needs >> i & 1 for i in (0, 1, 2))
+    )
+
+
 def register() -> None:
     """Called once, after the native library is loaded."""
     for operators in CARRIERS:
         _register(operators)
+    library = torch.library.Library("effkern", "IMPL")
+    _libraries.append(library)
+    for name, fake in (
+        (eager.PACKED_FORWARD, _fake_packed_forward),
+        (eager.PACKED_BACKWARD, _fake_packed_backward),
+    ):
+        torch.library.register_fake(f"effkern::{name}", fake)
+        library.impl(name, torch.library.fallthrough_kernel, "Autograd")
 
 
 def _register(operators: Operators) -> None:

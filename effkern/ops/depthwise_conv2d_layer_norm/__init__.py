@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ... import _library
-from ..depthwise_conv2d import _resolve_ints, fallback, resolve, run
+from ..depthwise_conv2d import fallback, run
+from ..depthwise_conv2d.arguments import resolve_for
 from ..depthwise_conv2d.cpu_operators import can_run, per_channel
 
 if _library.available():
@@ -65,13 +66,7 @@ def depthwise_conv2d_layer_norm(
     Source: ConvNeXt (arXiv 2201.03545), LayerNorm (arXiv 1607.06450).
     """
     _check_types((input, weight, bias, norm_weight, norm_bias), eps)
-    try:
-        if type(padding) is int and not _is_compiling():
-            params = _resolve_ints(1, padding, 1, None)
-        else:
-            params = resolve(tuple(weight.shape[-2:]), 1, padding)  # type: ignore[arg-type]
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise type(error)(str(error).replace("effkern.depthwise_conv2d", _NAME, 1)) from None
+    params = resolve_for(_NAME, weight, 1, padding, 1, None)
     channels, device = weight.shape[0], input.device
     dtype = fallback.accumulation_dtype(input.dtype)
     scale = shift = None

@@ -1,0 +1,238 @@
+"""mbconv: the inverted residual block of MobileNetV2, EfficientNet and CoAtNet, for inference."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..depthwise_conv2d import fallback
+from ..depthwise_conv2d.arguments import ACTIVATIONS, Params, code_of, resolve_for
+from ..depthwise_conv2d.fused import SUMS
+from ..depthwise_conv2d.fused import _run as depthwise
+from . import checks, pixels
+
+_NAME = "effkern.mbconv"
+_GATES: dict[str, Any] = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
+_SE = ("reduce_weight", "reduce_bias", "expand_weight", "expand_bias", "activation", "gate")
+
+SqueezeExcite: TypeAlias = tuple[Tensor, Tensor | None, Tensor, Tensor | None, str | None, str]
+
+
+class _Se(NamedTuple):
+    """Squeeze-and-excitation, checked."""
+
+    reduce_weight: Tensor
+    reduce_bias: Tensor | None
+    expand_weight: Tensor
+    expand_bias: Tensor | None
+    activation: int
+    gate: str
+
+
+class _Block(NamedTuple):
+    """The weights of the block, 1x1 convolutions as matrices."""
+
+    expand_weight: Tensor | None
+    expand_bias: Tensor | None
+    depthwise_weight: Tensor
+    depthwise_bias: Tensor | None
+    se: _Se | None
+    project_weight: Tensor
+    project_bias: Tensor | None
+    params: Params
+
+
+def mbconv(
+    input: Tensor,
+    expand_weight: Tensor | None,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    se: SqueezeExcite | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | str | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]],
+    activation: str | None = "silu",
+    residual: Tensor | None = None,
+) -> Tensor:
+    r"""Inverted residual block with BatchNorm folded into its convolutions.
+
+    Computes ``h = activation(expand(input))``, ``d = activation(depthwise_conv2d(h))`` and
+    ``project(gate(expand_se(act_se(reduce_se(mean(d))))) * d) + residual``, where expand, project
+    and the two layers of the gate are 1x1 convolutions and the mean is over each image.
+
+    Args:
+        input: (N, C, H, W) or (C, H, W); float64, float32, float16 or bfloat16; contiguous and
+            channels_last are fast.
+        expand_weight, expand_bias: (E, C) or (E, C, 1, 1), and (E,) or None. Without a weight there
+            is no expansion: E = C.
+        depthwise_weight, depthwise_bias, stride, padding: (E, 1, kH, kW), (E,) or None, and as for
+            :func:`depthwise_conv2d`.
+        se: None or (reduce_weight, reduce_bias, expand_weight, expand_bias, activation, gate):
+            (R, E), (R,) or None, (E, R), (E,) or None (weights also with two trailing ones), a name
+            as for `activation`, "sigmoid" or "hardsigmoid".
+        project_weight, project_bias: (O, E) or (O, E, 1, 1), and (O,) or None.
+        activation: of expansion and depthwise convolution, as for :func:`depthwise_conv2d`.
+        residual: added to the result, of its shape; for instance `input`.
+
+    Returns:
+        (N, O, H', W'), or (O, H', W') for an unbatched input, in the memory format of `input`.
+
+    Raises:
+        RuntimeError, TypeError, ValueError: shapes, dtypes or devices that do not go together, a
+            bias without its weight, an unknown activation or gate, or as
+            :func:`depthwise_conv2d`.
+
+    On CPU a call that needs no gradient keeps the expanded channels of a few images at a time, in
+    one buffer, and adds the projection to the residual. Everything else (gradients, torch.compile,
+    autocast, other devices and backends) is composed of :func:`depthwise_conv2d_fused` and torch's
+    operators, differentiable to any order.
+
+    Source: MobileNetV2 (arXiv 1801.04381), EfficientNet (arXiv 1905.11946), squeeze-and-excitation
+    (arXiv 1709.01507).
+    """
+    required = {
+        "input": input, "depthwise_weight": depthwise_weight, "project_weight": project_weight
+    }  # fmt: skip
+    optional = {
+        "expand_weight": expand_weight, "expand_bias": expand_bias,
+        "depthwise_bias": depthwise_bias, "project_bias": project_bias, "residual": residual,
+    }  # fmt: skip
+    if se is not None:
+        _check_se_kinds(se)
+        required |= {"se.reduce_weight": se[0], "se.expand_weight": se[2]}
+        optional |= {"se.reduce_bias": se[1], "se.expand_bias": se[3]}
+    checks.tensors(_NAME, required, optional)
+    channels = input.shape[-3]
+    if expand_weight is None:
+        if expand_bias is not None:
+            raise RuntimeError(f"{_NAME}: expand_bias: wanted with expand_weight, got it alone")
+        hidden = channels
+    else:
+        expand_weight = checks.matrix(_NAME, "expand_weight", expand_weight, channels)
+        hidden = expand_weight.shape[0]
+        checks.shape(_NAME, "expand_bias", expand_bias, (hidden,))
+    if depthwise_weight.dim() != 4 or tuple(depthwise_weight.shape[:2]) != (hidden, 1):
+        raise RuntimeError(
+            f"{_NAME}: depthwise_weight: wanted ({hidden}, 1, kH, kW), "
+            f"got {tuple(depthwise_weight.shape)}"
+        )
+    checks.shape(_NAME, "depthwise_bias", depthwise_bias, (hidden,))
+    project_weight = checks.matrix(_NAME, "project_weight", project_weight, hidden)
+    checks.shape(_NAME, "project_bias", project_bias, (project_weight.shape[0],))
+    params = resolve_for(_NAME, depthwise_weight, stride, padding, 1, activation)
+    if residual is not None:
+        size = checks.output_size(input, depthwise_weight, params)
+        shape = (*input.shape[:-3], project_weight.shape[0], *size)
+        checks.shape(_NAME, "residual", residual, shape)
+    block = _Block(
+        expand_weight, expand_bias, depthwise_weight, depthwise_bias,
+        None if se is None else _squeeze_excite(se, hidden), project_weight, project_bias, params,
+    )  # fmt: skip
+    if input.dim() == 3:
+        added = None if residual is None else residual.unsqueeze(0)
+        return _run(input.unsqueeze(0), block, added).squeeze(0)
+    return _run(input, block, residual)
+
+
+def _check_se_kinds(se: Any) -> None:
+    if not isinstance(se, (tuple, list)):
+        raise TypeError(f"{_NAME}: se: wanted None or a tuple, got {type(se).__name__}")
+    if len(se) != len(_SE):
+        raise RuntimeError(f"{_NAME}: se: wanted ({', '.join(_SE)}), got {len(se)} values")
+    if not isinstance(se[5], str):
+        raise TypeError(f"{_NAME}: se.gate: wanted a str, got {type(se[5]).__name__}")
+    if se[5] not in _GATES:
+        known = ", ".join(repr(gate) for gate in _GATES)
+        raise ValueError(f"{_NAME}: se.gate: wanted one of {known}, got {se[5]!r}")
+
+
+def _squeeze_excite(se: SqueezeExcite, channels: int) -> _Se:
+    reduce_weight = checks.matrix(_NAME, "se.reduce_weight", se[0], channels)
+    width = reduce_weight.shape[0]
+    expand_weight = checks.matrix(_NAME, "se.expand_weight", se[2], width)
+    if expand_weight.shape[0] != channels:
+        got = tuple(expand_weight.shape)
+        raise RuntimeError(f"{_NAME}: se.expand_weight: wanted ({channels}, {width}), got {got}")
+    checks.shape(_NAME, "se.reduce_bias", se[1], (width,))
+    checks.shape(_NAME, "se.expand_bias", se[3], (channels,))
+    activation = code_of(_NAME, "se.activation", se[4], ACTIVATIONS)
+    return _Se(reduce_weight, se[1], expand_weight, se[3], activation, se[5])
+
+
+def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
+    weights = [*block[:4], *block[5:7], *(block.se[:4] if block.se else ())]
+    tensors = [t for t in (input, *weights, residual) if isinstance(t, Tensor)]
+    if pixels.infers_on_cpu(tensors):
+        return _infer(input, block, residual)
+    return _compose(input, block, residual)
+
+
+def _gate(sums: Tensor, pixel_count: int, se: _Se, dtype: torch.dtype) -> Tensor:
+    mean = (sums / pixel_count).to(dtype)
+    reduced = F.linear(mean, se.reduce_weight, se.reduce_bias)
+    reduced = fallback.activate(reduced, se.activation)
+    return _GATES[se.gate](F.linear(reduced, se.expand_weight, se.expand_bias))
+
+
+def _convolve(images: Tensor, block: _Block) -> tuple[Tensor, Tensor | None]:
+    """The depthwise convolution and the gate."""
+    weight, bias, se = block.depthwise_weight, block.depthwise_bias, block.se
+    operands = (images, weight, bias, None, None, block.params, 0)
+    if se is None:
+        return depthwise(*operands, SUMS[None]), None
+    output, sums = depthwise(*operands, SUMS["spatial"])
+    return output, _gate(sums, output.shape[2] * output.shape[3], se, output.dtype)
+
+
+def _compose(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
+    if block.expand_weight is not None:
+        code = block.params[8]
+        input = pixels.pointwise(input, block.expand_weight, block.expand_bias, code)
+    output, gate = _convolve(input, block)
+    if gate is not None:
+        output = output * gate[:, :, None, None]
+    output = pixels.pointwise(output, block.project_weight, block.project_bias, 0)
+    return output if residual is None else output + residual
+
+
+def _infer(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
+    input = pixels.dense(input)
+    residual = None if residual is None else pixels.dense(residual)
+    batch, channels, height, width = input.shape
+    weight, hidden = block.expand_weight, block.depthwise_weight.shape[0]
+    size = checks.output_size(input, block.depthwise_weight, block.params)
+    chunks = pixels.chunks(batch, hidden * height * width, input.dtype)
+    output: Any = None
+    buffer = None
+    if weight is not None:
+        longest = chunks[0].stop if chunks else 0
+        buffer = input.new_empty((longest, height, width, hidden)).permute(0, 3, 1, 2)
+    for chunk in chunks or [slice(0, 0)]:
+        images = input[chunk]
+        if weight is not None and buffer is not None:
+            per_image = not pixels.is_channels_last(images)
+            expanded = buffer[: images.shape[0]]
+            for result, source in zip(
+                pixels.matrices(expanded, per_image),
+                pixels.matrices(images, per_image),
+                strict=True,
+            ):
+                pixels.linear_into(result, source, weight, block.expand_bias)
+            images = pixels.activate_(expanded, block.params[8])
+        images, gate = _convolve(images, block)
+        if output is None:
+            # Not before: the convolution is what refuses a kernel that does not fit.
+            shape = (batch, block.project_weight.shape[0], *size)
+            like = pixels.memory_format(input)
+            output = torch.empty(shape, dtype=input.dtype, memory_format=like)
+        added = None if residual is None else residual[chunk]
+        pixels.project_into(
+            output[chunk], images, block.project_weight, block.project_bias, added, gate
+        )
+    return output
