@@ -122,9 +122,10 @@ def _with_hooks(
         if fused:
             forward = plan
         else:
-            composed = native.reason.startswith("composed")
             reason = "composed: the direct kernels with hooks do not take this call"
-            forward = replace(forward, reason=native.reason if composed else reason)
+            if native.reason.startswith("composed"):
+                reason = native.reason
+            forward = replace(forward, reason=f"{reason}; numbers are the convolution's")
     else:
         forward = replace(forward, reason=f"composed; convolution: {forward.reason}")
     return replace(explanation, op="depthwise_conv2d_fused", plans=plans | {"forward": forward})

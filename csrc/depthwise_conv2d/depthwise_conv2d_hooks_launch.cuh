@@ -33,6 +33,11 @@ cudaError_t with_hooked_kernel(int64_t kernel_size, int64_t stride, Function fun
   return stride == 1 ? call_with<3, 1>(function) : call_with<3, 2>(function);
 }
 
+// 5x5 with stride 2, which reads 11 columns of input at a time, would have 4700 instructions.
+constexpr bool hooks_channels_last(int64_t kernel_size, int64_t stride) {
+  return kernel_size != 5 || stride == 1;
+}
+
 template <int kKernel, int kStride, typename T>
 cudaError_t launch_hooked_channels_last(const DepthwiseImages<T>& images, Hooked<T> hooks,
                                         int64_t* parts, bool dry, cudaStream_t stream) {
@@ -62,16 +67,17 @@ template <int kKernel, int kStride, typename T>
 cudaError_t launch_hooked_planes(const DepthwiseImages<T>& images, const Image4<const T>& from,
                                  const Image4<T>& to, const Hooked<T>& hooks, int64_t* parts,
                                  bool dry, cudaStream_t stream) {
+  // Fewer rows than without hooks where ptxas would run out of registers.
   if constexpr (kKernel == 3 && kStride == 1) {
     if (choose_plane_shape(images, from, to, kKernel, kStride) != PlaneShape::kAny &&
         images.out_height > 5) {
-      return launch_hooked_tiles<kKernel, kStride, 10, 5, PlaneFit::kSame>(images, from, to, hooks,
-                                                                           parts, dry, stream);
+      return launch_hooked_tiles<kKernel, kStride, 8, 5, PlaneFit::kSame>(images, from, to, hooks,
+                                                                          parts, dry, stream);
     }
     return launch_hooked_tiles<kKernel, kStride, 5, 5, PlaneFit::kAny>(images, from, to, hooks,
                                                                        parts, dry, stream);
   } else {
-    constexpr int kRows = kKernel == 7 ? 4 : kKernel == 5 && kStride == 2 ? 5 : 7;
+    constexpr int kRows = kKernel == 7 ? 4 : kKernel == 3 ? 7 : kStride == 1 ? 6 : 5;
     return launch_hooked_tiles<kKernel, kStride, kRows, 7, PlaneFit::kAny>(images, from, to, hooks,
                                                                            parts, dry, stream);
   }
@@ -94,12 +100,17 @@ bool launch_fused(const DepthwiseConv2dProblem& p, const Image4<const T>& from, 
                             detail::PlaneShape::kNone) {
     return false;
   }
+  if (channels_last && !detail::hooks_channels_last(p.kernel_h, p.stride_h)) return false;
   *error = detail::with_hooked_kernel<T>(p.kernel_h, p.stride_h, [&](auto k, auto s) {
     constexpr int kKernel = decltype(k)::value, kStride = decltype(s)::value;
-    return channels_last ? detail::launch_hooked_channels_last<kKernel, kStride>(images, hooks,
-                                                                                 parts, dry, stream)
-                         : detail::launch_hooked_planes<kKernel, kStride>(images, from, to, hooks,
-                                                                          parts, dry, stream);
+    if constexpr (detail::hooks_channels_last(kKernel, kStride)) {
+      if (channels_last) {
+        return detail::launch_hooked_channels_last<kKernel, kStride>(images, hooks, parts, dry,
+                                                                     stream);
+      }
+    }
+    return detail::launch_hooked_planes<kKernel, kStride>(images, from, to, hooks, parts, dry,
+                                                          stream);
   });
   return true;
 }

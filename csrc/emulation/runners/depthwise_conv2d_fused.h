@@ -6,7 +6,8 @@
 
 namespace effkern::runner {
 
-// One call: a scale that no type rounds, ReLU of the input, and the sums of every other seed.
+// One call: a scale that no type rounds, in float32 a shift, ReLU of the input, and sums of the
+// channels or of the planes.
 template <typename T>
 struct FusedRun {
   DepthwiseConv2dProblem p;
@@ -31,10 +32,14 @@ struct FusedRun {
     served = true;
     View<float> scale(Memory::kContiguous, 1, 1, 1, p.in_channels);
     scale.each([&](auto... at) { scale.at(at...) = scale.index(at...) % 3 ? 2.f : -0.5f; });
+    // A 16-bit type would round its sum with a shift, and one layout only does.
+    const bool has_shift = p.dtype == DType::kFloat32;
+    View<float> shift(Memory::kContiguous, 1, 1, 1, p.in_channels);
+    shift.each([&](auto... at) { shift.at(at...) = has_shift ? 1.3f : 0.f; });
     View<T> source(Memory::kContiguous, p.batch, p.in_channels, p.height, p.width);
     source.each([&](int64_t n, int64_t c, int64_t i, int64_t j) {
-      const double value = double(scale.at(0, 0, 0, c)) * widen(x.at(n, c, i, j));
-      source.at(n, c, i, j) = narrow<T>(std::fmax(value, 0));
+      const double scaled = double(scale.at(0, 0, 0, c)) * widen(x.at(n, c, i, j));
+      source.at(n, c, i, j) = narrow<T>(std::fmax(scaled + shift.at(0, 0, 0, c), 0));
     });
     const T* offsets = p.has_bias ? bias.data : nullptr;
     const emulation::GuardedMemory workspace{size_t(bytes)};
@@ -43,13 +48,14 @@ struct FusedRun {
          weight.buffer("weight", false),
          bias.buffer("bias", false),
          scale.buffer("scale", false),
+         shift.buffer("shift", false),
          y.buffer("output", true),
          sum.buffer("sum", true),
          squares.buffer("sum_of_squares", true),
          {workspace.data(), workspace.size(), "workspace", true}});
     CudaHooks hooks;
-    hooks.scale = scale.data, hooks.sum = sum.data, hooks.sum_of_squares = squares.data;
-    hooks.workspace = workspace.data();
+    hooks.scale = scale.data, hooks.shift = has_shift ? shift.data : nullptr;
+    hooks.sum = sum.data, hooks.sum_of_squares = squares.data, hooks.workspace = workspace.data();
     error = depthwise_conv2d_fused_cuda(p, x.data, x.strides, weight.data, offsets, hooks, y.data,
                                         y.strides, nullptr);
     expect(source, weight, offsets);

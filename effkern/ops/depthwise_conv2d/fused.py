@@ -68,11 +68,10 @@ def depthwise_conv2d_fused(
 
     Differentiable in `input`, `weight`, `bias`, `input_scale` and `input_shift`, also through the
     sums; the backward computes the normalised input again and rounds it to the input's dtype. Fused
-    on CPU, with backends "auto" and "cpu", and in eager mode with backend "cuda" for float32 with
-    kernels 3x3, 5x5 (strides 1 and 2) and 7x7 (stride 1), and for 16-bit types with 3x3 and, at
-    stride 2, 5x5, where neither activation is a GELU; everywhere else the same is composed
-    of `depthwise_conv2d` and torch's operators. What is composed, and the CUDA kernels for
-    contiguous images, round the normalised input to its dtype.
+    on CPU, with backends "auto" and "cpu", and in eager mode with backend "cuda" for the kernel
+    sizes, strides and layouts of docs/ops/depthwise_conv2d.md, where neither activation is a GELU;
+    everywhere else composed of `depthwise_conv2d` and torch's operators. What is composed, and the
+    CUDA kernels for contiguous images, round the normalised input to its dtype.
 
     Source: BatchNorm (arXiv 1502.03167) and squeeze-and-excitation (arXiv 1709.01507).
     """
