@@ -159,7 +159,7 @@ def run(size):
 
 with effkern.backend(backend):
     run(32)
-    print(run(1024))
+    print(run(512))
 """
 
 
@@ -185,5 +185,5 @@ def test_peak_memory_is_no_more_than_torchs(backend, layout, kernel, activation)
     ours = peak_in_subprocess(backend.name, layout, kernel, activation)
     theirs = peak_in_subprocess("torch", layout, kernel, activation)
     # Output, gradient of the input: that much has to show, or nothing was measured.
-    assert ours > 2 * 16 * MIB * 4 * 0.9
+    assert ours > 2 * 16 * MIB * 0.9
     assert ours <= theirs + MIB
