@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from . import _library, prediction, registry
-from .functional import depthwise_conv2d, depthwise_conv2d_layer_norm
+from .functional import depthwise_conv2d, depthwise_conv2d_fused, depthwise_conv2d_layer_norm
 from .nn.depthwise_conv2d import DepthwiseConv2d
-from .ops.depthwise_conv2d import _AUTO_DEVICES, _DTYPES, ACTIVATIONS, Params, resolve
+from .ops.depthwise_conv2d import _AUTO_DEVICES, _DTYPES, ACTIVATIONS, Params, fused_cuda, resolve
 from .ops.depthwise_conv2d.cuda_plan import plan as cuda_plan
 from .ops.depthwise_conv2d.triton_plan import plan as triton_plan
 from .plans import Explanation, Plan
@@ -28,7 +28,8 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
     """What calling `module_or_function` with these arguments would run now, without running it.
 
     Args:
-        module_or_function: :func:`effkern.functional.depthwise_conv2d` or
+        module_or_function: :func:`effkern.functional.depthwise_conv2d`,
+            :func:`~effkern.functional.depthwise_conv2d_fused` or
             :func:`~effkern.functional.depthwise_conv2d_layer_norm`, a
             :class:`effkern.DepthwiseConv2d`, or a depthwise ``torch.nn.Conv2d``, which is explained
             as the layer that ``effkern.convert`` would make of it.
@@ -47,6 +48,11 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
         bound = inspect.signature(depthwise_conv2d_layer_norm).bind(*args, **kwargs)
         input, weight, bias = list(bound.arguments.values())[:3]
         params = resolve(tuple(weight.shape[-2:]), 1, bound.arguments["padding"])
+    elif module_or_function is depthwise_conv2d_fused:
+        bound = inspect.signature(depthwise_conv2d_fused).bind(*args, **kwargs)
+        bound.apply_defaults()
+        input, weight, bias, stride, padding, dilation, activation, *_ = bound.arguments.values()
+        params = resolve(tuple(weight.shape[-2:]), stride, padding, dilation, activation)
     elif module_or_function is depthwise_conv2d:
         bound = inspect.signature(depthwise_conv2d).bind(*args, **kwargs)
         bound.apply_defaults()
@@ -60,7 +66,7 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
     else:
         raise TypeError(
             "effkern.explain: module_or_function: wanted effkern.functional.depthwise_conv2d, "
-            "effkern.functional.depthwise_conv2d_layer_norm or a "
+            "depthwise_conv2d_fused or depthwise_conv2d_layer_norm of that module, or a "
             f"torch.nn.Conv2d with groups == in_channels, got {module_or_function!r}"
         )
     device, dtype = input.device.type, input.dtype
@@ -78,7 +84,51 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
         has_bias=bias is not None,
         backend=registry.current(),
     )
+    if module_or_function is depthwise_conv2d_fused:
+        return _with_hooks(explanation, bound.arguments, params)
     return _with_norm(explanation) if norm else explanation
+
+
+def _with_hooks(
+    explanation: Explanation, arguments: Mapping[str, Any], params: Params
+) -> Explanation:
+    """The plans of a convolution, as those of depthwise_conv2d_fused."""
+    plans = explanation.plans
+    forward = plans["forward"]
+    pre, scale = arguments["input_activation"], arguments["input_scale"]
+    hooks = {"has_prologue": bool(pre) or scale is not None, "sums": arguments["sums"] or "none"}
+    if hooks == {"has_prologue": False, "sums": "none"}:
+        return replace(explanation, op="depthwise_conv2d_fused")
+    tensors = ("input", "weight", "bias", "input_scale", "input_shift")
+    given = [arguments[name] for name in tensors if arguments[name] is not None]
+    if forward.backend in ("cpu", "cuda", "cuda_emulated"):
+        from . import _C
+
+        problem = explanation.problem | {"activation": params[8]} | hooks
+        backend = "cpu"
+        if forward.backend != "cpu":
+            problem, backend = problem | {"device": "cuda"}, "cuda"
+        native = _C.plan_depthwise_conv2d(_C.DepthwiseConv2dProblem(**problem), backend=backend)
+        values = {
+            field.name: getattr(native, field.name, None)
+            for field in fields(Plan)
+            if backend == "cpu" or field.name in ("bytes", "flops", "kernel", "reason")
+        }
+        unknown: dict[str, Any] = dict.fromkeys(field.name for field in fields(Plan))
+        plan = Plan(**(unknown | values | {"backend": forward.backend}))
+        fused = backend == "cpu" or fused_cuda.can_run(
+            given, arguments["weight"], params, ACTIVATIONS[pre]
+        )
+        if fused:
+            forward = plan
+        else:
+            reason = "composed: the direct kernels with hooks do not take this call"
+            if native.reason.startswith("composed"):
+                reason = native.reason
+            forward = replace(forward, reason=f"{reason}; numbers are the convolution's")
+    else:
+        forward = replace(forward, reason=f"composed; convolution: {forward.reason}")
+    return replace(explanation, op="depthwise_conv2d_fused", plans=plans | {"forward": forward})
 
 
 def _with_norm(explanation: Explanation) -> Explanation:

@@ -61,7 +61,7 @@ struct DepthwiseConv2dProblem {
   int64_t dilation_h = 1, dilation_w = 1;
   bool has_bias = false;
   Activation activation = Activation::kNone;
-  // Forward on CPU: the convolution is that of input_activation(scale * input + shift), whose
+  // Forward: the convolution is that of input_activation(scale * input + shift), whose
   // borders are zeros all the same.
   bool has_prologue = false;
   Activation input_activation = Activation::kNone;

@@ -158,8 +158,10 @@ void check_per_channel(const char* op, const char* name, const DepthwiseConv2dPr
                 channels, ",), got ", tensor.shape());
   EFFKERN_CHECK(tensor.dtype == accumulation_dtype(p), op, ": ", name, ": wanted ",
                 dtype_name(accumulation_dtype(p)), ", got ", dtype_name(tensor.dtype));
-  EFFKERN_CHECK(tensor.device_type == aoti_torch_device_type_cpu(), op, ": ", name,
-                ": wanted a tensor on cpu as input is, got one on another device");
+  const bool cpu = p.device == DeviceType::kCpu;
+  EFFKERN_CHECK((tensor.device_type == aoti_torch_device_type_cpu()) == cpu, op, ": ", name,
+                ": wanted a tensor on ", cpu ? "cpu" : "cuda",
+                " as input is, got one on another device");
 }
 
 Backend check_backend(const char* op, int64_t value, DeviceType device) {

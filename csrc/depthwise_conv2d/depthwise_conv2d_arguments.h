@@ -30,8 +30,8 @@ DepthwiseConv2dProblem check_arguments(const char* op, Pass pass, const TensorVi
 void check_grad_output(const char* op, const DepthwiseConv2dProblem& problem,
                        const TensorView& grad_output, const TensorView& input);
 
-// Checks that an argument of an operator without CUDA kernels is one number per channel, in the
-// accumulation type, on the CPU.
+// Checks that an argument is one number per channel, in the accumulation type, on the problem's
+// device.
 void check_per_channel(const char* op, const char* name, const DepthwiseConv2dProblem& problem,
                        int64_t channels, const TensorView& tensor);
 

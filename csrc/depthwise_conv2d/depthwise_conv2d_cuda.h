@@ -40,6 +40,34 @@ int depthwise_conv2d_grad_input_cuda(const DepthwiseConv2dProblem& problem, cons
                                      void* grad_input, const Strides4& grad_input_strides,
                                      void* stream);
 
+// Why the direct CUDA kernels do not take the problem's prologue and sums with them, null if they
+// do. Part of the planner.
+const char* no_hooked_cuda_kernel(const DepthwiseConv2dProblem& problem);
+inline bool has_hooked_cuda_kernel(const DepthwiseConv2dProblem& problem) {
+  return no_hooked_cuda_kernel(problem) == nullptr;
+}
+
+// What the forward with hooks has besides; null where the problem has it not. One number per input
+// channel, and contiguous sums as in DepthwiseConv2dProblem, in float32.
+struct CudaHooks {
+  const float *scale = nullptr, *shift = nullptr;
+  float *sum = nullptr, *sum_of_squares = nullptr;
+  void* workspace = nullptr;
+};
+
+// Bytes of device memory that the forward with hooks needs, aligned to 4; -1 if there is no kernel
+// for these tensors, of which nothing is read.
+int64_t depthwise_conv2d_fused_workspace_cuda(const DepthwiseConv2dProblem& problem,
+                                              const void* input, const Strides4& input_strides,
+                                              const void* output, const Strides4& output_strides);
+
+// output = activation(conv(input_activation(scale * input + shift), weight) + bias) and the sums of
+// it that the problem wants. The workspace's contents do not matter, before or after.
+int depthwise_conv2d_fused_cuda(const DepthwiseConv2dProblem& problem, const void* input,
+                                const Strides4& input_strides, const void* weight, const void* bias,
+                                const CudaHooks& hooks, void* output,
+                                const Strides4& output_strides, void* stream);
+
 // Bytes of device memory that grad_weight needs; at most 16 MiB, or one [out_channels, taps + 1]
 // array of partial sums where that is larger. Aligned to 16 bytes.
 int64_t depthwise_conv2d_grad_weight_workspace_cuda(const DepthwiseConv2dProblem& problem);

@@ -1,4 +1,5 @@
 // The CUDA kernels on torch's current stream; host code without CUDA's headers.
+#include "depthwise_conv2d/depthwise_conv2d_fused.h"
 #include "depthwise_conv2d/depthwise_conv2d_op.h"
 
 #ifdef EFFKERN_WITH_CUDA
@@ -56,6 +57,35 @@ void cuda_forward(const char* op, const DepthwiseConv2dProblem& p, const TensorV
                                              t.output, t.output_strides, stream));
 }
 
+void cuda_fused(const char* op, const DepthwiseConv2dProblem& p, const TensorView& input,
+                const Tensor& weight, const std::optional<Tensor>& bias,
+                const std::optional<Tensor>& input_scale, const std::optional<Tensor>& input_shift,
+                const TensorView& output, const TensorView& sum, const TensorView& sum_of_squares) {
+  const torch::stable::accelerator::DeviceGuard guard(input.device_index());
+  const Tensor w = dense(weight);
+  // In the order of the kernel's arguments; they live until it is enqueued.
+  std::optional<Tensor> vectors[3] = {bias, input_scale, input_shift};
+  const void* data[3] = {};
+  for (int i = 0; i < 3; ++i) {
+    if (!vectors[i]) continue;
+    vectors[i] = dense(*vectors[i]);
+    data[i] = TensorView(*vectors[i]).data();
+  }
+  const int64_t bytes = depthwise_conv2d_fused_workspace_cuda(p, input.data(), input.strides4(),
+                                                              output.data(), output.strides4());
+  if (bytes < 0) fail_without_hooks(op, p);
+  // From torch's caching allocator, which knows the stream.
+  const Tensor workspace = empty(input, bytes / element_size(p.dtype));
+  const CudaHooks hooks{static_cast<const float*>(data[1]), static_cast<const float*>(data[2]),
+                        static_cast<float*>(sum.mutable_data()),
+                        static_cast<float*>(sum_of_squares.mutable_data()),
+                        TensorView(workspace).mutable_data()};
+  check_launch(op, p,
+               depthwise_conv2d_fused_cuda(p, input.data(), input.strides4(), TensorView(w).data(),
+                                           data[0], hooks, output.mutable_data(), output.strides4(),
+                                           current_stream(op, input)));
+}
+
 void cuda_grad_input(const char* op, const DepthwiseConv2dProblem& p, const TensorView& input,
                      const Tensor& weight, const StencilTensors& t) {
   const torch::stable::accelerator::DeviceGuard guard(input.device_index());
@@ -91,6 +121,12 @@ namespace effkern {
 
 void cuda_forward(const char* op, const DepthwiseConv2dProblem&, const TensorView&, const Tensor&,
                   const std::optional<Tensor>&, const StencilTensors&) {
+  fail(op, ": effkern was built without CUDA");
+}
+void cuda_fused(const char* op, const DepthwiseConv2dProblem&, const TensorView&, const Tensor&,
+                const std::optional<Tensor>&, const std::optional<Tensor>&,
+                const std::optional<Tensor>&, const TensorView&, const TensorView&,
+                const TensorView&) {
   fail(op, ": effkern was built without CUDA");
 }
 void cuda_grad_input(const char* op, const DepthwiseConv2dProblem&, const TensorView&,

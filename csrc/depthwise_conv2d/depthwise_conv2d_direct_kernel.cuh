@@ -10,6 +10,7 @@
 #pragma once
 
 #include "depthwise_conv2d/depthwise_conv2d_epilogue.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_hooks.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_tile.cuh"
 
 namespace effkern {
@@ -24,13 +25,20 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
   constexpr int kColumns = (kPixels - 1) * kStride + kKernel;
   // Output rows under way at a time.
   constexpr int kLive = (kKernel - 1) / kStride + 1;
-  constexpr bool kWeightsInRegisters = kKernel == 3;
+  constexpr bool kHooked = is_hooked<Epilogue>;
+  // With hooks, the registers hold scales, shifts and sums.
+  constexpr bool kWeightsInRegisters = kKernel == 3 && !kHooked;
 
   EFFKERN_SHARED(float, weights, [kTaps][Shape::kMaxVectors * kChannels]);
-  const ChannelsLastItem item(tiles, kChannels, p.channels);
+  ChannelsLastItem item(tiles, kChannels, p.channels);
   stage_weights(weights, p.weight + int64_t(item.first_channel) * kTaps,
                 min(tiles.vectors * kChannels, p.channels - item.first_channel), p.flip_taps);
-  if (!item.valid) return;
+  if constexpr (kHooked) {
+    // Has no rows, and joins the sums of the block.
+    if (!item.valid) item.vector = 0, item.channel = item.first_channel;
+  } else {
+    if (!item.valid) return;
+  }
 
   float held[kWeightsInRegisters ? kTaps : 1][kChannels];
   if constexpr (kWeightsInRegisters) {
@@ -41,7 +49,8 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
   }
 
   const int first_row = item.row_tile * tiles.rows, first_column = item.strip * kPixels;
-  const int rows = min(tiles.rows, p.out_height - first_row);
+  int rows = min(tiles.rows, p.out_height - first_row);
+  if (kHooked && !item.valid) rows = -kLive;
   const int y0 = first_row * kStride - p.pad_top, x0 = first_column * kStride - p.pad_left;
   bool inside[kColumns];
 #pragma unroll
@@ -55,6 +64,15 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
   float initial[kChannels];
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) initial[c] = epilogue.initial(item.channel + c);
+  [[maybe_unused]] float scale[kHooked ? kChannels : 1], shift[kHooked ? kChannels : 1];
+  [[maybe_unused]] ChannelSums<kHooked ? kChannels : 1> stored;
+  if constexpr (kHooked) {
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      scale[c] = epilogue.scale_of(item.channel + c);
+      shift[c] = epilogue.shift_of(item.channel + c);
+    }
+  }
   // sums[j] belongs to row (step - j) of the tile.
   float sums[kLive][kOutputs];
 #pragma unroll
@@ -79,6 +97,21 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
       float values[kColumns][kChannels];
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) packed[i].widen_to(values[i]);
+      if constexpr (kHooked) {
+        if (epilogue.has_prologue) {
+          float flat[kColumns * kChannels];
+#pragma unroll
+          for (int i = 0; i < kColumns * kChannels; ++i) {
+            const int c = i % kChannels;
+            flat[i] = fmaf(scale[c], values[i / kChannels][c], shift[c]);
+          }
+          activate<T>(epilogue.input_activation, flat);
+#pragma unroll
+          for (int i = 0; i < kColumns * kChannels; ++i) {
+            values[i / kChannels][i % kChannels] = inside[i / kChannels] ? flat[i] : 0.f;
+          }
+        }
+      }
 #pragma unroll
       for (int ky = phase; ky < kKernel; ky += kStride) {
 #pragma unroll
@@ -105,6 +138,11 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
       epilogue.template finish<TileOrder::kPixelsChannels, kPixels, kChannels>(
           sums[kLive - 1], {item.n, item.channel, first_row + row, first_column,
                             p.out_width - first_column, kChannels});
+      if constexpr (kHooked) {
+        if (epilogue.moments > 0) {
+          stored.template add<T, kPixels>(sums[kLive - 1], p.out_width - first_column);
+        }
+      }
 #pragma unroll
       for (int i = 0; i < kPixels; ++i) {
         store_if<kChannels>(first_column + i < p.out_width, to + i * p.output_strides.w,
@@ -117,6 +155,12 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
 #pragma unroll
       for (int j = kLive - 1; j > 0; --j) sums[j][i] = sums[j - 1][i];
       sums[0][i] = initial[i % kChannels];
+    }
+  }
+  if constexpr (kHooked) {
+    static_assert(kTaps * Shape::kMaxVectors >= 2 * kDepthwiseThreads);
+    if (epilogue.moments > 0) {
+      stored.reduce(epilogue, tiles, item.first_channel, p.channels, &weights[0][0]);
     }
   }
 }

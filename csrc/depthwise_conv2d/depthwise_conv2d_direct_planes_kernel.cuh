@@ -11,6 +11,7 @@
 #pragma once
 
 #include "depthwise_conv2d/depthwise_conv2d_epilogue.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_hooks.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_planes_tile.cuh"
 
 namespace effkern {
@@ -111,6 +112,24 @@ __device__ __forceinline__ void store_tile(T* to, int pitch, int rows, int skipp
   }
 }
 
+// Sums of the values that store_tile has stored, read again: a loop over them in registers is long.
+template <int kRows, int kColumns, PlaneFit kFit, typename T>
+__device__ __forceinline__ void sum_tile(const T* from, int pitch, int rows, int skipped,
+                                         float (&moments)[2]) {
+  rows = min(rows, kRows);
+#pragma unroll 1
+  for (int r = 0; r < rows; ++r, from += pitch) {
+#pragma unroll
+    for (int j = 0; j < kColumns; ++j) {
+      if (kFit != PlaneFit::kWhole && kFit != PlaneFit::kVectors && j < skipped) continue;
+      float stored[1];
+      load_shared_packed<1>(from + j).widen_to(stored);
+      moments[0] += stored[0];
+      moments[1] = fmaf(stored[0], stored[0], moments[1]);
+    }
+  }
+}
+
 }  // namespace detail
 
 template <typename T, int kKernel, int kStride, int kRows, int kColumns, PlaneFit kFit,
@@ -127,6 +146,11 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   // kZeroColumns zeros, then the input, and later the output.
   EFFKERN_DYNAMIC_SHARED(T, zeros);
   T* const staged = zeros + kZeroColumns;
+  [[maybe_unused]] float* exchange = nullptr;
+  if constexpr (is_hooked<Epilogue>) {
+    EFFKERN_SHARED(float, thread_sums, [2 * kPlaneThreads]);
+    exchange = thread_sums;
+  }
 
   const PlaneItem item(tiles);
   const int tile_row = item.row_tile * tiles.groups * kRows;
@@ -161,6 +185,13 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
   for (int first_plane = item.first_plane; first_plane < end; first_plane += tiles.planes) {
     const int planes = min(tiles.planes, end - first_plane), plane = min(item.plane, planes - 1);
     move_planes<true>(staged, input, source, tiles.by_channels, first_plane, planes);
+    if constexpr (is_hooked<Epilogue>) {
+      if (epilogue.has_prologue) {
+        __syncthreads();
+        transform_planes(staged + source.phase, input, epilogue, tiles.by_channels, first_plane,
+                         planes);
+      }
+    }
 
     int c = first_plane + plane;
     const int n = tiles.by_channels.split(c);
@@ -201,6 +232,7 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
     }
     __syncthreads();
 
+    [[maybe_unused]] float moments[2] = {};
     if (item.plane < planes && wanted_column < p.out_width) {
       T* to = staged + target.phase + output.position(plane, row, column);
       const int rows = p.out_height - row, skipped = wanted_column - column;
@@ -212,8 +244,19 @@ __global__ void __launch_bounds__(kPlaneThreads, 2)
       } else {
         detail::store_tile<kRows, kColumns, kFit>(to, output.pitch, rows, skipped, sums);
       }
+      if constexpr (is_hooked<Epilogue>) {
+        detail::sum_tile<kRows, kColumns, kFit>(to, output.pitch, rows, skipped, moments);
+      }
+    }
+    if constexpr (is_hooked<Epilogue>) {
+      store_shared(exchange + threadIdx.x, moments[0]);
+      store_shared(exchange + kPlaneThreads + threadIdx.x, moments[1]);
     }
     __syncthreads();
+    if constexpr (is_hooked<Epilogue>) {
+      reduce_planes(exchange, kPlaneThreads, epilogue, tiles, item, p.channels, first_plane,
+                    planes);
+    }
     move_planes<false>(staged, output, target, tiles.by_channels, first_plane, planes);
     source.advance(input), target.advance(output);
     __syncthreads();

@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "depthwise_conv2d/depthwise_conv2d_cuda.h"
+#include "depthwise_conv2d/depthwise_conv2d_fused.h"
 #include "depthwise_conv2d/depthwise_conv2d_schema.h"
 #include "emulation/emulator.h"
 
@@ -133,6 +134,57 @@ Gradients run_backward(const char* op, const Tensor& grad_output, const Tensor& 
   return {grad_input, grad_weight, grad_bias};
 }
 
+FusedResults depthwise_conv2d_fused(const Tensor& input, const Tensor& weight,
+                                    const std::optional<Tensor>& bias,
+                                    const std::optional<Tensor>& input_scale,
+                                    const std::optional<Tensor>& input_shift,
+                                    EFFKERN_GEOMETRY_PARAMETERS, int64_t activation,
+                                    int64_t input_activation, int64_t sums, int64_t backend) {
+  const char* op = "effkern.depthwise_conv2d_fused";
+  const DepthwiseConv2dProblem p = on_emulated_device(
+      check_fused_arguments(op, input, weight, bias, input_scale, input_shift, EFFKERN_GEOMETRY,
+                            activation, input_activation, sums));
+  check_backend(op, backend);
+  const TensorView x(input);
+  const Tensor taps = dense(weight), sum = empty_sums(x, p, p.moments() > 0),
+               sum_of_squares = empty_sums(x, p, p.moments() > 1),
+               output = empty(x, {p.batch, p.out_channels, p.out_height(), p.out_width()},
+                              x.is_channels_last() || TensorView(weight).is_channels_last());
+  const TensorView y(output), w(taps), s(sum), q(sum_of_squares);
+  if (p.output_numel() == 0) {
+    EFFKERN_SHIM(aoti_torch_zero_(s.handle));
+    EFFKERN_SHIM(aoti_torch_zero_(q.handle));
+    return {output, sum, sum_of_squares};
+  }
+  const int64_t bytes =
+      depthwise_conv2d_fused_workspace_cuda(p, x.data(), x.strides4(), y.data(), y.strides4());
+  if (bytes < 0) fail_without_hooks(op, p);
+  const emulation::GuardedMemory workspace{size_t(bytes)};
+  std::vector<Buffer> buffers{buffer_of("input", x, false),
+                              buffer_of("weight", w, false),
+                              buffer_of("output", y, true),
+                              buffer_of("sum", s, true),
+                              buffer_of("sum_of_squares", q, true),
+                              Buffer{workspace.data(), workspace.size(), "workspace", true}};
+  std::optional<Tensor> vectors[3] = {bias, input_scale, input_shift};
+  const void* data[3] = {};
+  const char* names[3] = {"bias", "input_scale", "input_shift"};
+  for (int i = 0; i < 3; ++i) {
+    if (!vectors[i]) continue;
+    vectors[i] = dense(*vectors[i]);
+    data[i] = TensorView(*vectors[i]).data();
+    buffers.push_back(buffer_of(names[i], TensorView(*vectors[i]), false));
+  }
+  const emulation::DeclaredBuffers declared(buffers);
+  const CudaHooks hooks{static_cast<const float*>(data[1]), static_cast<const float*>(data[2]),
+                        static_cast<float*>(s.mutable_data()),
+                        static_cast<float*>(q.mutable_data()), workspace.data()};
+  check(op, p,
+        depthwise_conv2d_fused_cuda(p, x.data(), x.strides4(), w.data(), data[0], hooks,
+                                    y.mutable_data(), y.strides4(), nullptr));
+  return {output, sum, sum_of_squares};
+}
+
 Tensor depthwise_conv2d(const Tensor& input, const Tensor& weight,
                         const std::optional<Tensor>& bias, EFFKERN_GEOMETRY_PARAMETERS,
                         int64_t activation, int64_t backend) {
@@ -161,12 +213,16 @@ Gradients depthwise_conv2d_backward(const Tensor& grad_output, const Tensor& inp
 STABLE_TORCH_LIBRARY(effkern_emulated, m)
 {
   define_depthwise_conv2d(m);
+  m.def(EFFKERN_FUSED_SCHEMA);
+  m.def("_" EFFKERN_FUSED_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(effkern_emulated, CPU, m)
 {
   implement_depthwise_conv2d(m, TORCH_BOX(&depthwise_conv2d), TORCH_BOX(&depthwise_conv2d_backward),
                              TORCH_BOX(&depthwise_conv2d_activation_backward));
+  m.impl("depthwise_conv2d_fused", TORCH_BOX(&depthwise_conv2d_fused));
+  m.impl("_depthwise_conv2d_fused", TORCH_BOX(&depthwise_conv2d_fused));
 }
 
 }  // namespace effkern

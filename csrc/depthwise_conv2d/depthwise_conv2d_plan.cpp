@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
+#include "depthwise_conv2d/depthwise_conv2d_cuda.h"
 
 namespace effkern {
 namespace {
@@ -381,17 +382,6 @@ DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPla
   return plan;
 }
 
-// Coordinates, which reach past the image by the padding and a tile, and counts of threads and
-// blocks, are ints in the specialised CUDA kernels.
-bool fits_int(const DepthwiseConv2dProblem& p) {
-  constexpr int64_t kMax = std::numeric_limits<int>::max();
-  const int64_t height = std::max(p.height, p.out_height()),
-                width = std::max(p.width, p.out_width());
-  return std::max({height, width, p.pad_top, p.pad_left}) < kMax / 8 &&
-         p.batch * height * width <= kMax / 2 && p.batch * p.out_channels <= kMax &&
-         p.batch * p.out_channels * (height / 4 + 1) * (width / 4 + 1) <= kMax;
-}
-
 // Of those that a tensor-core kernel serves for contiguous tensors.
 bool serves_channels_last(const DepthwiseConv2dProblem& p) {
   return p.kernel_h == p.kernel_w && (p.kernel_h == 5 || p.kernel_h == 7) &&
@@ -400,6 +390,14 @@ bool serves_channels_last(const DepthwiseConv2dProblem& p) {
 
 DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan) {
   plan.backend = Backend::kCuda;
+  if (p.has_prologue || p.moments() > 0) {
+    const char* missing = no_hooked_cuda_kernel(p);
+    DepthwiseConv2dProblem plain = p;
+    plain.has_prologue = false, plain.sums = Sums::kNone;
+    plan = plan_cuda(plain, plan);
+    plan.reason = missing ? missing : "asked for by name; hooks in the direct kernel";
+    return plan;
+  }
   const bool gradient = p.pass == Pass::kGradWeight;
   if (!gradient && p.layout == Layout::kContiguous && has_toeplitz_cuda_kernel(p)) {
     plan.kernel = Kernel::kCudaToeplitz;
@@ -488,24 +486,6 @@ DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem,
     return plan;
   }
   return plan_cuda(problem, plan);
-}
-
-bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& p) {
-  const bool square = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w;
-  const bool small_kernel = p.kernel_h == 3 || p.kernel_h == 5;
-  const bool known = ((small_kernel && p.stride_h <= 2) || (p.kernel_h == 7 && p.stride_h == 1)) &&
-                     p.dilation_h == 1 && p.dilation_w == 1 && p.multiplier() == 1 &&
-                     p.dtype != DType::kFloat64;
-  return square && known && fits_int(p);
-}
-
-bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
-  const bool half = p.dtype == DType::kFloat16 || p.dtype == DType::kBFloat16;
-  // Up to 9 taps, a product has more zeros than multiply-adds are worth.
-  const bool known = p.taps() > 9 && std::max(p.kernel_h, p.kernel_w) <= 57 && p.stride_h == 1 &&
-                     p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1 &&
-                     p.multiplier() == 1;
-  return half && known && fits_int(p);
 }
 
 }  // namespace effkern

@@ -20,7 +20,7 @@
 #define EFFKERN_FORWARD_SCHEMA                                                           \
   "depthwise_conv2d(Tensor input, Tensor weight, Tensor? bias, " EFFKERN_GEOMETRY_SCHEMA \
   ", int activation, int backend) -> Tensor"
-// On CPU only. `sum` is (C * M,), (N, C * M) or empty, in the accumulation type, as
+// `sum` is (C * M,), (N, C * M) or empty, in the accumulation type, as
 // `sum_of_squares`, the scale and the shift are.
 #define EFFKERN_FUSED_SCHEMA                                                                  \
   "depthwise_conv2d_fused(Tensor input, Tensor weight, Tensor? bias, Tensor? input_scale, "   \

@@ -220,11 +220,13 @@ def plan(name: str) -> Plan:
     vector = channels * element
     # Sums of the weight gradient are in float32.
     sums = Access(4, 1)
+    # Scales and shifts are read, and sums of the output stored, one float32 at a time.
+    hooks = (4,) if rest[-1] == "Hooked" else ()
     match family.removeprefix("depthwise_conv2d_"):
         case "channels_last_kernel":
             pixels = 16 // channels
-            load = Access(vector, stride * ((pixels - 1) * stride + kernel), (element,))
-            return Plan(load, Access(vector, pixels))
+            load = Access(vector, stride * ((pixels - 1) * stride + kernel), (element, *hooks))
+            return Plan(load, Access(vector, pixels, hooks))
         case "channels_last_grad_input_kernel":
             quads = 8 // channels
             load = Access(vector, reach * (reach + quads - 1), (element,))
@@ -233,7 +235,7 @@ def plan(name: str) -> Plan:
             return Plan(Access(vector, 4 + 3 * stride + kernel), sums)
         case "contiguous_kernel" | "contiguous_grad_input_kernel":
             # Runs of planes, four vectors at a time; ends, weights and views one element at a time.
-            vectors = Access(16, 4, (element,))
+            vectors = Access(16, 4, (element, *hooks))
             return Plan(vectors, vectors, _STAGED_BYTES)
         case "toeplitz_kernel" | "toeplitz_large_kernel":
             # A lane stores the pairs of two windows in as many rows as the kernel has, or 8.

@@ -7,9 +7,12 @@ from typing import NamedTuple
 
 import torch
 
+from .. import registry
 from ..kernel_names import short_name
+from ..ops.depthwise_conv2d import ACTIVATIONS
+from ..ops.depthwise_conv2d.fused import SUMS
 from .launch_facts import cuda_facts
-from .launches import Launch, record_call
+from .launches import Launch, record_call, recorded_launches
 from .predictions import Predicted, predicted
 
 _BATCH, _CHANNELS, _SIZE = 32, 256, 56
@@ -24,6 +27,8 @@ _LAYOUTS = (torch.channels_last, torch.contiguous_format)
 _KERNELS = ((3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (7, 1, 1), (3, 1, 2))
 # Where 5x5 and 7x7 of 16-bit types take other kernels: layout, channels, size.
 _OTHERS = ((torch.channels_last, 252, _SIZE), (torch.contiguous_format, _CHANNELS, 14))
+# Of those, the ones that have hooks, and in float32 all; but for 5x5 with stride 2 channels_last.
+_HOOKED = ((3, 1), (3, 2), (5, 2))
 # Enough to compare a kernel with itself.
 _LANES = 512
 
@@ -37,12 +42,18 @@ class Standard(NamedTuple):
 
 
 def standard_launches() -> dict[str, Standard]:
-    """By the kernel's short name: those that a stride of 1 or 2 and no activation lead to."""
+    """By the kernel's short name: those that a stride of 1 or 2 and no activation lead to; with
+    hooks those of a scale, a shift and SiLU of the input, and sums of each channel."""
     found: dict[str, Standard] = {}
     for dtype in _DTYPES:
         for layout in _LAYOUTS:
             for kernel, stride, dilation in _KERNELS:
                 _add(found, dtype, layout, kernel, stride, dilation)
+                hooked = dtype == torch.float32 or (kernel, stride) in _HOOKED
+                if layout == torch.channels_last and (kernel, stride) == (5, 2):
+                    hooked = False
+                if hooked and dilation == 1:
+                    _add_hooked(found, dtype, layout, kernel, stride)
         for size in _OTHER_SIZES:
             _add(found, dtype, torch.contiguous_format, 3, 1, 1, size=size)
         _add(found, dtype, torch.contiguous_format, 3, 2, 1, size=_STRIDED_SIZE)
@@ -50,6 +61,47 @@ def standard_launches() -> dict[str, Standard]:
         for kernel in (5, 7):
             _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)
     return found
+
+
+def _operands(
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    kernel: int,
+    stride: int,
+    dilation: int,
+    channels: int,
+    size: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """Input, output and weight, which hold nothing, and the geometry."""
+
+    def image(size: int) -> torch.Tensor:
+        shape = (_BATCH, channels, size, size)
+        return torch.empty(shape, dtype=dtype, memory_format=layout)
+
+    pad = dilation * (kernel - 1) // 2
+    weight = torch.empty((channels, 1, kernel, kernel), dtype=dtype)
+    geometry = (stride, stride, pad, pad, pad, pad, dilation, dilation)
+    return image(size), image((size - 1) // stride + 1), weight, geometry
+
+
+def _add_hooked(
+    found: dict[str, Standard],
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+    kernel: int,
+    stride: int,
+) -> None:
+    input, output, weight, geometry = _operands(dtype, layout, kernel, stride, 1, _CHANNELS, _SIZE)
+    scale = torch.empty(_CHANNELS)
+    integers = (0, ACTIVATIONS["silu"], SUMS["channel"], registry.BACKENDS["cuda_emulated"])
+    with recorded_launches() as launches:
+        torch.ops.effkern_emulated.depthwise_conv2d_fused(
+            input, weight, None, scale, scale, *geometry, *integers
+        )
+    distinct = dtype.itemsize * (input.numel() + output.numel() + weight.numel())
+    for launch in launches:
+        standard = Standard(launch, output.numel(), distinct)
+        found.setdefault(short_name(launch.kernel), standard)
 
 
 def _add(
@@ -62,14 +114,9 @@ def _add(
     channels: int = _CHANNELS,
     size: int = _SIZE,
 ) -> None:
-    def image(size: int) -> torch.Tensor:
-        shape = (_BATCH, channels, size, size)
-        return torch.empty(shape, dtype=dtype, memory_format=layout)
-
-    pad = dilation * (kernel - 1) // 2
-    input, output = image(size), image((size - 1) // stride + 1)
-    weight = torch.empty((channels, 1, kernel, kernel), dtype=dtype)
-    geometry = (stride, stride, pad, pad, pad, pad, dilation, dilation)
+    input, output, weight, geometry = _operands(
+        dtype, layout, kernel, stride, dilation, channels, size
+    )
     distinct = dtype.itemsize * (input.numel() + output.numel() + weight.numel())
     for pass_ in ("fwd", "dgrad", "wgrad"):
         outputs = (input if pass_ == "dgrad" else output).numel()

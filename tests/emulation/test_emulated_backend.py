@@ -124,6 +124,35 @@ def test_a_plan_has_the_launches_of_the_call(kernel, stride, layout, dtype):
             assert cuda_plan.launches(problem | {"pass_": name}) == planned
 
 
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({}, "hooks in the direct kernel"),
+        ({"kernel": 7}, "composed: the tensor-core kernels have no hooks"),
+        ({"dilation": 2}, "composed: only the direct kernels have hooks"),
+        ({"input_activation": "gelu"}, "composed: the direct kernels with hooks do not take"),
+        ({"channels": 1}, "composed: the direct kernels with hooks do not take this call"),
+    ],
+    ids=str,
+)
+def test_an_explanation_of_hooks(change, reason):
+    import torch
+
+    call = {"kernel": 3, "dilation": 1, "input_activation": "relu", "channels": 8} | change
+    input = torch.empty(2, call["channels"], 12, 12, dtype=torch.bfloat16)
+    weight = input.new_empty(call["channels"], 1, call["kernel"], call["kernel"])
+    function = effkern.functional.depthwise_conv2d_fused
+    arguments = {name: call[name] for name in ("dilation", "input_activation")}
+    with effkern.backend("cuda_emulated"):
+        explained = effkern.explain(function, input, weight, sums="channel", **arguments)
+        plain = effkern.explain(function, input, weight)
+    plan = explained.plans["forward"]
+    assert reason in plan.reason and plan.backend == "cuda_emulated"
+    assert "composed" not in plain.plans["forward"].reason
+    if not change:
+        assert plan.kernel == "cuda_direct_contiguous" and plan.predicted is None
+
+
 def test_an_explanation_predicts_a_known_layer():
     import torch
 

@@ -20,7 +20,7 @@ FORWARD = "depthwise_conv2d"
 BACKWARD = "depthwise_conv2d_backward"
 ACTIVATION_BACKWARD = "depthwise_conv2d_activation_backward"
 OPERATORS = (FORWARD, BACKWARD, ACTIVATION_BACKWARD)
-# Of the native library only; they have test files of their own.
+# They have test files of their own; the emulated library has the first, too.
 TESTED_ELSEWHERE = (
     "depthwise_conv2d_fused",
     "depthwise_conv2d_layer_norm",
@@ -78,7 +78,10 @@ def test_every_operator_is_tested():
         for carrier, prefix, name in product(CARRIERS, ("", "_"), OPERATORS)
     } | {f"effkern::{prefix}{name}" for prefix in ("", "_") for name in TESTED_ELSEWHERE} | {
         f"effkern::_{name}" for name in PACKED
-    }
+    } | {
+        f"effkern_emulated::{prefix}{TESTED_ELSEWHERE[0]}"
+        for prefix in ("", "_") if _library.emulation_available()
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("carrier", CARRIERS, ids=lambda c: c.namespace + c.suffix)

@@ -14,6 +14,7 @@
 
 #include "depthwise_conv2d/depthwise_conv2d_cuda.h"
 #include "emulation/counters.h"
+#include "emulation/runners/depthwise_conv2d_fused.h"
 #include "emulation/runners/depthwise_conv2d_reference.h"
 
 namespace effkern::runner {
@@ -144,6 +145,16 @@ void run(const Case& c, unsigned seed) {
       return std::pair(activate(p.activation, reference.output.value[size_t(i)]),
                        reference.output.magnitude[size_t(i)]);
     });
+  }
+  if constexpr (!std::is_same_v<T, double>) {
+    const FusedRun<T> fused(p, x, weight, bias, c.output, seed);
+    if (fused.served) {
+      check(c, "fused", fused.error, fused.y, [&](int64_t i) {
+        return std::pair(fused.wanted.value[size_t(i)], fused.wanted.magnitude[size_t(i)]);
+      });
+      for (const auto& [got, sums] : fused.sums())
+        check(c, "sums", fused.error, *got, terms(*sums));
+    }
   }
   if (p.activation != Activation::kNone) {
     const DeclaredBuffers declared({x.buffer("input", false), weight.buffer("weight", false),

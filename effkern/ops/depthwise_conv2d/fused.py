@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ... import _library, registry
-from . import _bad_tensors, fallback, run
+from . import _bad_tensors, fallback, fused_cuda, run
 from .arguments import ACTIVATIONS, Params, code_of, resolve, resolve_plain
 from .cpu_operators import can_run, per_channel
 
@@ -68,8 +68,10 @@ def depthwise_conv2d_fused(
 
     Differentiable in `input`, `weight`, `bias`, `input_scale` and `input_shift`, also through the
     sums; the backward computes the normalised input again and rounds it to the input's dtype. Fused
-    on CPU, with backends "auto" and "cpu"; everywhere else the same is composed of
-    `depthwise_conv2d` and torch's operators, and the normalised input is rounded to its dtype.
+    on CPU, with backends "auto" and "cpu", and in eager mode with backend "cuda" for the kernel
+    sizes, strides and layouts of docs/ops/depthwise_conv2d.md, where neither activation is a GELU;
+    everywhere else composed of `depthwise_conv2d` and torch's operators. What is composed, and the
+    CUDA kernels for contiguous images, round the normalised input to its dtype.
 
     Source: BatchNorm (arXiv 1502.03167) and squeeze-and-excitation (arXiv 1709.01507).
     """
@@ -121,11 +123,13 @@ def _run(input, weight, bias, scale, shift, params: Params, pre: int, mode: int)
     backend = registry.selected
     compiling = _is_compiling()
     tensors = [t for t in (input, weight, bias, scale, shift) if t is not None]
-    if not can_run(tensors):
+    hooks = scale is not None or pre or mode
+    if not can_run(tensors) and not (hooks and fused_cuda.can_run(tensors, weight, params, pre)):
         return _compose(input, weight, bias, scale, shift, params, pre, mode)
-    if not compiling and torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
-        with torch.autocast("cpu", enabled=False):
+    device = input.device.type
+    if not compiling and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        with torch.autocast(device, enabled=False):
             input, weight, bias = registration.cast(dtype, input, weight, bias)
             return _run(input, weight, bias, scale, shift, params, pre, mode)
     if input.dim() == 3:
@@ -139,7 +143,7 @@ def _run(input, weight, bias, scale, shift, params: Params, pre: int, mode: int)
     elif torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         operator = fused_autograd.Fused.apply
     else:
-        operator = fused_autograd.LEAN
+        operator = fused_autograd.lean(backend)
     results = operator(input, weight, bias, scale, shift, *params, pre, mode, backend)
     if not mode:
         return results[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ...registry import BACKENDS
 from . import fallback, registration
 from .arguments import ACTIVATIONS
 from .operators import BY_BACKEND
@@ -29,12 +30,19 @@ _MOMENTS = (0, 2, 1)
 _libraries: list[torch.library.Library] = []
 
 
+def lean(backend: int) -> Any:
+    """The operator without autograd that carries a backend, by its integer."""
+    if backend == BACKENDS["cuda_emulated"]:
+        return torch.ops.effkern_emulated._depthwise_conv2d_fused.default
+    return LEAN
+
+
 class Fused(torch.autograd.Function):
     """The operator in eager mode."""
 
     @staticmethod
     def forward(ctx: Any, input, weight, bias, scale, shift, *integers):
-        results = LEAN(input, weight, bias, scale, shift, *integers)
+        results = lean(integers[-1])(input, weight, bias, scale, shift, *integers)
         setup(ctx, (input, weight, bias, scale, shift, *integers), results)
         return tuple(results[: 1 + _MOMENTS[integers[10]]])
 

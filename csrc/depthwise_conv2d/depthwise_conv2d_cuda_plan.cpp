@@ -1,0 +1,58 @@
+// Which families of CUDA kernels serve a problem; part of the planner.
+#include <algorithm>
+#include <limits>
+
+#include "depthwise_conv2d/depthwise_conv2d_cuda.h"
+
+namespace effkern {
+namespace {
+
+// Coordinates, which reach past the image by the padding and a tile, and counts of threads and
+// blocks, are ints in the specialised CUDA kernels.
+bool fits_int(const DepthwiseConv2dProblem& p) {
+  constexpr int64_t kMax = std::numeric_limits<int>::max();
+  const int64_t height = std::max(p.height, p.out_height()),
+                width = std::max(p.width, p.out_width());
+  return std::max({height, width, p.pad_top, p.pad_left}) < kMax / 8 &&
+         p.batch * height * width <= kMax / 2 && p.batch * p.out_channels <= kMax &&
+         p.batch * p.out_channels * (height / 4 + 1) * (width / 4 + 1) <= kMax;
+}
+
+}  // namespace
+
+bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& p) {
+  const bool square = p.kernel_h == p.kernel_w && p.stride_h == p.stride_w;
+  const bool small_kernel = p.kernel_h == 3 || p.kernel_h == 5;
+  const bool known = ((small_kernel && p.stride_h <= 2) || (p.kernel_h == 7 && p.stride_h == 1)) &&
+                     p.dilation_h == 1 && p.dilation_w == 1 && p.multiplier() == 1 &&
+                     p.dtype != DType::kFloat64;
+  return square && known && fits_int(p);
+}
+
+const char* no_hooked_cuda_kernel(const DepthwiseConv2dProblem& p) {
+  if (!has_specialized_cuda_kernel(p)) return "composed: only the direct kernels have hooks";
+  if (has_toeplitz_cuda_kernel(p)) {
+    return "composed: the tensor-core kernels have no hooks, and are predicted more than three "
+           "times as fast as the direct ones";
+  }
+  if (p.layout == Layout::kChannelsLast && p.kernel_h == 5 && p.stride_h == 2) {
+    return "composed: the direct channels_last kernel for 5x5 with stride 2 has no hooks";
+  }
+  const auto known = [](Activation a) {
+    return a != Activation::kGELU && a != Activation::kGELUTanh;
+  };
+  return known(p.activation) && known(p.input_activation)
+             ? nullptr
+             : "composed: the direct kernels with hooks have no GELU";
+}
+
+bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
+  const bool half = p.dtype == DType::kFloat16 || p.dtype == DType::kBFloat16;
+  // Up to 9 taps, a product has more zeros than multiply-adds are worth.
+  const bool known = p.taps() > 9 && std::max(p.kernel_h, p.kernel_w) <= 57 && p.stride_h == 1 &&
+                     p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1 &&
+                     p.multiplier() == 1;
+  return half && known && fits_int(p);
+}
+
+}  // namespace effkern

@@ -1,0 +1,77 @@
+"""Which calls of depthwise_conv2d_fused the CUDA kernels with hooks take; others are composed."""
+
+from __future__ import annotations
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+from torch.nn import Parameter
+
+from ... import _library, registry
+from .arguments import ACTIVATIONS, Params
+
+_CUDA, _EMULATED = registry.BACKENDS["cuda"], registry.BACKENDS["cuda_emulated"]
+_HALVES = (torch.float16, torch.bfloat16)
+# Kernel size and stride.
+_KERNELS = {
+    torch.float32: {(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)},
+    # The rest takes tensor cores, without hooks.
+    **dict.fromkeys(_HALVES, {(3, 1), (3, 2), (5, 2)}),
+}
+_ACTIVATIONS = frozenset(ACTIVATIONS[name] for name in (None, "relu", "relu6", "silu", "hardswish"))
+# Offsets and counts of the kernels fit an int.
+_MOST_ELEMENTS = 1 << 30
+
+
+def can_run(tensors: list[Tensor], weight: Tensor, params: Params, input_activation: int) -> bool:
+    """Whether a kernel with hooks serves a call in eager mode; `tensors[0]` is the input."""
+    backend, input = registry.selected, tensors[0]
+    if backend not in (_CUDA, _EMULATED) or input.dim() not in (3, 4) or weight.dim() != 4:
+        return False
+    there = _library.has_cuda_kernels() if backend == _CUDA else _library.emulation_available()
+    device = "cuda" if backend == _CUDA else "cpu"
+    if (
+        not there
+        or any(type(t) not in (Tensor, Parameter) or t.device.type != device for t in tensors)
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    ):
+        return False
+    known = input_activation in _ACTIVATIONS and params[8] in _ACTIVATIONS
+    return known and _fits(input, weight, params)
+
+
+def _fits(input: Tensor, weight: Tensor, params: Params) -> bool:
+    stride_h, stride_w, _, _, left, right, dilation_h, dilation_w = params[:8]
+    if input.dim() == 3:
+        input = input.unsqueeze(0)
+    channels, width = input.shape[1], input.shape[3]
+    kernel = weight.shape[3]
+    if (
+        weight.shape != (channels, 1, kernel, kernel)
+        or (kernel, stride_w) not in _KERNELS.get(input.dtype, ())
+        or weight.dtype != input.dtype
+        or (stride_h, dilation_h, dilation_w) != (stride_w, 1, 1)
+        or not 0 < input.numel() <= _MOST_ELEMENTS
+    ):
+        return False
+    # Of an image that is both, kernels and torch need not agree on which it is.
+    last = input.is_contiguous(memory_format=torch.channels_last)
+    if last == input.is_contiguous():
+        return False
+    if last:
+        if (kernel, stride_w) == (5, 2):
+            return False
+        vector = 8 if input.dtype in _HALVES and kernel == 3 else 4
+        return channels % vector == 0 and input.data_ptr() % 16 == 0
+    output = (width + left + right - kernel) // stride_w + 1
+    reach = (output - 1) * stride_w + kernel - left - width
+    return (
+        # Else the output is channels_last.
+        weight.stride(1) != 1
+        and left < kernel
+        and reach < kernel
+        and output >= (5 if (kernel, stride_w) == (3, 1) else 7)
+    )
