@@ -396,6 +396,11 @@ DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPl
     plan.reason = "asked for by name; predicted no slower than the direct channels_last kernel";
     return plan;
   }
+  if (gradient && p.layout == Layout::kContiguous && has_weight_grad_mma_kernel(p)) {
+    plan.kernel = Kernel::kCudaWeightGradMma;
+    plan.reason = "asked for by name; predicted faster on tensor cores than by multiply-adds";
+    return plan;
+  }
   // The launcher also takes the strided kernels for tensors that the vector accesses do not fit.
   const Layout layout = has_specialized_cuda_kernel(p) ? p.layout : Layout::kStrided;
   switch (layout) {
@@ -488,6 +493,13 @@ bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
                      p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1 &&
                      p.multiplier() == 1;
   return half && known && fits_int(p);
+}
+
+bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& p) {
+  // By `benchmarks predict`: on maps of a few columns, what a block does once takes longer than its
+  // products.
+  const bool few_columns = p.out_width() <= 8 && has_specialized_cuda_kernel(p);
+  return has_toeplitz_cuda_kernel(p) && !few_columns;
 }
 
 }  // namespace effkern
