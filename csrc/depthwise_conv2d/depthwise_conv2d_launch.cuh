@@ -23,8 +23,6 @@ namespace effkern {
 inline constexpr int64_t kTargetBlocks = 1 << 10;
 // Three on each SM of a large GPU.
 inline constexpr int64_t kTargetPlaneSumBlocks = 396;
-// Their set-up is shorter: two waves.
-inline constexpr int64_t kTargetMmaSumBlocks = 792;
 inline constexpr int64_t kMaxWorkspaceBytes = 16 << 20;
 
 // Other epilogues and float64 go through the strided kernel.
@@ -312,7 +310,7 @@ inline int64_t grad_weight_splits(const DepthwiseConv2dProblem& p) {
   } else if (has_weight_grad_mma_kernel(p)) {
     const int64_t blocks = weight_grad_mma_group_blocks(
         p.kernel_w, weight_grad_mma_input_tiles(p.height, p.out_height(), p.kernel_h, p.pad_top));
-    wanted = kTargetMmaSumBlocks / std::max<int64_t>(1, p.out_channels * blocks);
+    wanted = kTargetPlaneSumBlocks / std::max<int64_t>(1, p.out_channels * blocks);
   } else {
     wanted = kTargetPlaneSumBlocks / std::max<int64_t>(1, detail::weight_grad_plane_blocks(p));
   }

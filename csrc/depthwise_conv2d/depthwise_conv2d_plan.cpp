@@ -496,10 +496,11 @@ bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
 }
 
 bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& p) {
-  // By `benchmarks predict`: on maps of a few columns, what a block does once takes longer than its
-  // products.
-  const bool few_columns = p.out_width() <= 8 && has_specialized_cuda_kernel(p);
-  return has_toeplitz_cuda_kernel(p) && !few_columns;
+  // By `benchmarks predict`, 5x5 and 7x7: on maps of 7 columns, what a block does once takes longer
+  // than its products; of odd rows, copies of single elements take longer than 25 multiply-adds.
+  const bool copies_bind = p.kernel_w == 5 && p.width % 2 == 1 && p.out_width() > 14;
+  const bool sums_win = has_specialized_cuda_kernel(p) && (p.out_width() <= 7 || copies_bind);
+  return has_toeplitz_cuda_kernel(p) && !sums_win;
 }
 
 }  // namespace effkern
