@@ -159,7 +159,8 @@ bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& problem);
 // to be contiguous along rows.
 bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& problem);
 
-// Whether a tensor-core kernel serves the weight gradient of tensors that are contiguous along rows.
+// Whether a tensor-core kernel serves the weight gradient of tensors that are contiguous along
+// rows.
 bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& problem);
 
 DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem, Backend backend,

@@ -383,8 +383,9 @@ bool serves_channels_last(const DepthwiseConv2dProblem& p) {
 DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan) {
   plan.backend = Backend::kCuda;
   const bool gradient = p.pass == Pass::kGradWeight;
-  if (!gradient && p.layout == Layout::kContiguous && has_toeplitz_cuda_kernel(p)) {
-    plan.kernel = Kernel::kCudaToeplitz;
+  const bool products = gradient ? has_weight_grad_mma_kernel(p) : has_toeplitz_cuda_kernel(p);
+  if (p.layout == Layout::kContiguous && products) {
+    plan.kernel = gradient ? Kernel::kCudaWeightGradMma : Kernel::kCudaToeplitz;
     plan.reason = "asked for by name; 16-bit multiply-adds at the memory bound need tensor cores";
     return plan;
   }
@@ -394,11 +395,6 @@ DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPl
     // long as it at batch 1, where the launch takes most.
     plan.kernel = Kernel::kCudaToeplitz;
     plan.reason = "asked for by name; predicted no slower than the direct channels_last kernel";
-    return plan;
-  }
-  if (gradient && p.layout == Layout::kContiguous && has_weight_grad_mma_kernel(p)) {
-    plan.kernel = Kernel::kCudaWeightGradMma;
-    plan.reason = "asked for by name; predicted faster on tensor cores than by multiply-adds";
     return plan;
   }
   // The launcher also takes the strided kernels for tensors that the vector accesses do not fit.
@@ -496,10 +492,9 @@ bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
 }
 
 bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& p) {
-  // By `benchmarks predict`, 5x5 and 7x7: on maps of 7 columns, what a block does once takes longer
-  // than its products; of odd rows, copies of single elements take longer than 25 multiply-adds.
-  const bool copies_bind = p.kernel_w == 5 && p.width % 2 == 1 && p.out_width() > 14;
-  const bool sums_win = has_specialized_cuda_kernel(p) && (p.out_width() <= 7 || copies_bind);
+  // By `benchmarks predict`, sums of taps win on maps of 7 columns; 5x5 also on wide odd rows.
+  const bool odd_rows = p.kernel_w == 5 && p.width % 2 == 1 && p.out_width() > 14;
+  const bool sums_win = has_specialized_cuda_kernel(p) && (p.out_width() <= 7 || odd_rows);
   return has_toeplitz_cuda_kernel(p) && !sums_win;
 }
 
