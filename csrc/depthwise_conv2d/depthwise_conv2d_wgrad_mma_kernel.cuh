@@ -2,13 +2,12 @@
 // stride 1, dilation 1, one output per input channel, kernels of any shape up to 57 x 57. Workspace
 // and splits are those of depthwise_conv2d_wgrad_kernel.cuh.
 //
-// For one shift kx, 16 rows y of grad_output times 8 rows r of the input, both read along the
-// columns, are the taps (r - y + pad, kx): products[y][r] = sum over j of grad[y][j] input[r][j +
-// kx
-// - pad], of which each diagonal is added up once, at the end. Columns may go to the product's k
-// index in any order. Lane t of four takes neighbouring columns of a segment of its own, so that
-// another shift is another register, or two halves of neighbouring ones: what is loaded once serves
-// all shifts of a warp. Segments are parts of a row, or the rows of several images.
+// A product is one shift kx of 16 rows y of grad_output against 8 rows r of the input, over their
+// columns: products[y][r] belongs to the tap (r - y + pad, kx). Its diagonals are added up once, at
+// the end. Columns may go to the product's k index in any order: lane t of four takes neighbouring
+// columns of a segment of its own, so that another shift is another register, or two halves of
+// neighbouring ones, and what is loaded once serves all shifts of a warp. Segments are parts of a
+// row, or rows of several images.
 #pragma once
 
 #include "common/ptx.cuh"

@@ -182,7 +182,7 @@ template <typename T>
 bool launch_weight_grad_mma(const WeightGradImages<T>& images, const DepthwiseConv2dProblem& p,
                             const Image4<const T>& x, const Image4<const T>& dy,
                             cudaStream_t stream, cudaError_t* error) {
-  if (!device_has_capability(80) || !has_toeplitz_cuda_kernel(p) || p.batch == 0 ||
+  if (!device_has_capability(80) || !has_toeplitz_cuda_kernel(p) || p.input_numel() == 0 ||
       !has_int_strides(x) || !has_int_strides(dy))
     return false;
   WeightGradMmaTiles tiles{};
