@@ -105,6 +105,7 @@ enum class Kernel : int {
   kCudaToeplitz,
   kCudaWeightGradChannelsLast,
   kCudaWeightGradContiguous,
+  kCudaWeightGradMma,
   kCudaWeightGradStrided,
   // aten::convolution.
   kTorch,
@@ -157,6 +158,10 @@ bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& problem);
 // taps to 57 x 57 with stride 1, dilation 1, multiplier 1, sizes that fit an int. The tensors have
 // to be contiguous along rows.
 bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& problem);
+
+// Whether a tensor-core kernel serves the weight gradient of tensors that are contiguous along
+// rows.
+bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& problem);
 
 DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem, Backend backend,
                                           CpuIsa isa);

@@ -55,4 +55,10 @@ bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
   return half && known && fits_int(p);
 }
 
+bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& p) {
+  // By `benchmarks predict`, sums of taps win on maps of 7 columns; 5x5 also on wide odd rows.
+  const bool sums = p.out_width() <= 7 || (p.kernel_w == 5 && p.width % 2 && p.out_width() > 14);
+  return has_toeplitz_cuda_kernel(p) && !(sums && has_specialized_cuda_kernel(p));
+}
+
 }  // namespace effkern

@@ -15,6 +15,7 @@
 #include "depthwise_conv2d/depthwise_conv2d_tiling.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_wgrad_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_wgrad_mma_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_wgrad_planes_launch.cuh"
 
 namespace effkern {
@@ -303,10 +304,16 @@ inline int64_t grad_weight_splits(const DepthwiseConv2dProblem& p) {
   const int64_t slab = std::max<int64_t>(1, grad_weight_slab_bytes(p));
   const int64_t cheap = p.batch * p.height * p.width / std::max<int64_t>(1, 40 * p.taps());
   // Blocks over planes are all resident at a time, and keep their sums in registers for long.
-  const int64_t wanted =
-      p.layout == Layout::kChannelsLast
-          ? ceil_div(kTargetBlocks, std::max<int64_t>(1, ceil_div(p.out_channels, 32)))
-          : kTargetPlaneSumBlocks / std::max<int64_t>(1, detail::weight_grad_plane_blocks(p));
+  int64_t wanted = 1;
+  if (p.layout == Layout::kChannelsLast) {
+    wanted = ceil_div(kTargetBlocks, std::max<int64_t>(1, ceil_div(p.out_channels, 32)));
+  } else if (has_weight_grad_mma_kernel(p)) {
+    const int64_t blocks = weight_grad_mma_group_blocks(
+        p.kernel_w, weight_grad_mma_input_tiles(p.height, p.out_height(), p.kernel_h, p.pad_top));
+    wanted = kTargetPlaneSumBlocks / std::max<int64_t>(1, p.out_channels * blocks);
+  } else {
+    wanted = kTargetPlaneSumBlocks / std::max<int64_t>(1, detail::weight_grad_plane_blocks(p));
+  }
   return std::max<int64_t>(1, std::min({cheap, kMaxWorkspaceBytes / slab, wanted}));
 }
 
@@ -326,24 +333,30 @@ cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
     const Image4<const T> x{input, p.in_channels, p.height, p.width, input_strides};
     const Image4<const T> dy{grad_output, p.out_channels, p.out_height(), p.out_width(),
                              grad_output_strides};
+    const WeightGradImages<T> images{input,
+                                     grad_output,
+                                     partial,
+                                     input_strides,
+                                     grad_output_strides,
+                                     int(p.batch),
+                                     int(p.in_channels),
+                                     int(p.height),
+                                     int(p.width),
+                                     int(p.out_height()),
+                                     int(p.out_width()),
+                                     int(p.pad_top),
+                                     int(p.pad_left),
+                                     int(splits),
+                                     bias};
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, x, dy);
     const auto shape = detail::choose_weight_grad_shape(p, x, dy);
-    if (has_specialized_cuda_kernel(p) && (channels_last || shape != detail::PlaneShape::kNone)) {
-      const WeightGradImages<T> images{input,
-                                       grad_output,
-                                       partial,
-                                       input_strides,
-                                       grad_output_strides,
-                                       int(p.batch),
-                                       int(p.in_channels),
-                                       int(p.height),
-                                       int(p.width),
-                                       int(p.out_height()),
-                                       int(p.out_width()),
-                                       int(p.pad_top),
-                                       int(p.pad_left),
-                                       int(splits),
-                                       bias};
+    if constexpr (sizeof(T) == 2) {
+      launched = !channels_last &&
+                 (has_weight_grad_mma_kernel(p) || shape == detail::PlaneShape::kNone) &&
+                 detail::launch_weight_grad_mma(images, p, x, dy, stream, &error);
+    }
+    if (!launched && has_specialized_cuda_kernel(p) &&
+        (channels_last || shape != detail::PlaneShape::kNone)) {
       error =
           detail::launch_specialized_grad_weight(images, p, channels_last, shape, x, dy, stream);
       launched = true;

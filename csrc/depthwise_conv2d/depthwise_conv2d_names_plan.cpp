@@ -29,6 +29,8 @@ const char* kernel_name(Kernel kernel) {
       return "cuda_weight_grad_channels_last";
     case Kernel::kCudaWeightGradContiguous:
       return "cuda_weight_grad_contiguous";
+    case Kernel::kCudaWeightGradMma:
+      return "cuda_weight_grad_mma";
     case Kernel::kCudaWeightGradStrided:
       return "cuda_weight_grad_strided";
     case Kernel::kTorch:

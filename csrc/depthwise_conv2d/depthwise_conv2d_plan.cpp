@@ -399,8 +399,9 @@ DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPl
     return plan;
   }
   const bool gradient = p.pass == Pass::kGradWeight;
-  if (!gradient && p.layout == Layout::kContiguous && has_toeplitz_cuda_kernel(p)) {
-    plan.kernel = Kernel::kCudaToeplitz;
+  const bool products = gradient ? has_weight_grad_mma_kernel(p) : has_toeplitz_cuda_kernel(p);
+  if (p.layout == Layout::kContiguous && products) {
+    plan.kernel = gradient ? Kernel::kCudaWeightGradMma : Kernel::kCudaToeplitz;
     plan.reason = "asked for by name; 16-bit multiply-adds at the memory bound need tensor cores";
     return plan;
   }

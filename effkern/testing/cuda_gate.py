@@ -252,6 +252,9 @@ def plan(name: str) -> Plan:
             # One element, or vectors of up to four where rows are aligned, of 8 planes at a time.
             load, store = Access(8, 8, (4, element)), Access(8, 8, (4, element))
             return Plan(load, store, _TOEPLITZ_BYTES, MOST_OPTED_SHARED_MEMORY)
+        case "contiguous_wgrad_mma_kernel":
+            # kMaxWeightGradMmaBytes of depthwise_conv2d_wgrad_mma_launch.cuh.
+            return Plan(Access(16, 2, (8, 4, element)), sums, 46 << 10)
         case "contiguous_wgrad_kernel":
             # Runs of two tensors' planes, four vectors at a time.
             return Plan(Access(16, 8, (element,)), sums, _STAGED_BYTES)

@@ -26,9 +26,15 @@ _LAYOUTS = (torch.channels_last, torch.contiguous_format)
 # Kernel size, stride, dilation; the last is one that no specialised kernel computes.
 _KERNELS = ((3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (7, 1, 1), (3, 1, 2))
 # Where 5x5 and 7x7 of 16-bit types take other kernels: layout, channels, size.
-_OTHERS = ((torch.channels_last, 252, _SIZE), (torch.contiguous_format, _CHANNELS, 14))
+_OTHERS = (
+    (torch.channels_last, 252, _SIZE),
+    (torch.contiguous_format, _CHANNELS, 14),
+    (torch.contiguous_format, 4096, 7),
+)
 # Of those, the ones that have hooks, and in float32 all; but for 5x5 with stride 2 channels_last.
 _HOOKED = ((3, 1), (3, 2), (5, 2))
+# One size for each weight gradient of large kernels on tensor cores.
+_LARGE_KERNELS = (31, 51)
 # Enough to compare a kernel with itself.
 _LANES = 512
 
@@ -60,6 +66,8 @@ def standard_launches() -> dict[str, Standard]:
     for layout, channels, size in _OTHERS:
         for kernel in (5, 7):
             _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)
+    for kernel in _LARGE_KERNELS:
+        _add(found, torch.bfloat16, torch.contiguous_format, kernel, 1, 1, passes=("wgrad",))
     return found
 
 
@@ -113,12 +121,13 @@ def _add(
     dilation: int,
     channels: int = _CHANNELS,
     size: int = _SIZE,
+    passes: tuple[str, ...] = ("fwd", "dgrad", "wgrad"),
 ) -> None:
     input, output, weight, geometry = _operands(
         dtype, layout, kernel, stride, dilation, channels, size
     )
     distinct = dtype.itemsize * (input.numel() + output.numel() + weight.numel())
-    for pass_ in ("fwd", "dgrad", "wgrad"):
+    for pass_ in passes:
         outputs = (input if pass_ == "dgrad" else output).numel()
         for launch in record_call(pass_, input, weight, None, output, geometry):
             standard = Standard(launch, outputs, distinct)

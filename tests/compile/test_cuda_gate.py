@@ -135,6 +135,11 @@ def test_the_compiler_of_a_library(tmp_path):
             (4, 1, ()),
         ),
         (
+            "depthwise_conv2d_contiguous_wgrad_mma_kernel<bfloat16, 3, 8>",
+            (16, 2, (8, 4, 2)),
+            (4, 1, ()),
+        ),
+        (
             "depthwise_conv2d_toeplitz_kernel<bfloat16, 7, BiasActivation>",
             (16, 1, (8, 4, 2)),
             (4, 14, (2,)),

@@ -124,6 +124,14 @@ BREAKS = {
         r"thread (reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) "
         r"it at depthwise_conv2d_\w+\.cuh:\d+, no barrier between \[block",
     ),
+    "rows_multiplied_before_they_are_copied": Break(
+        "wgrad_mma_kernel.cuh",
+        "    ptx::cp_async_wait_all();\n    __syncthreads();\n",
+        "    ptx::cp_async_wait_all();\n",
+        r"depthwise_conv2d_contiguous_wgrad_mma_kernel<\w+, \d, \d>: race in shared memory: this "
+        r"thread (reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) "
+        r"it at depthwise_conv2d_wgrad_mma_kernel\.cuh:\d+, no barrier between \[block",
+    ),
     "race_in_reduction": Break(
         "wgrad_kernel.cuh",
         "    __syncthreads();\n    if (slot != 0",

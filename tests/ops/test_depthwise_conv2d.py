@@ -105,6 +105,22 @@ def test_nan_and_infinity_are_neither_lost_nor_spread(backend, activation, kerne
     torch.testing.assert_close(actual, wanted, equal_nan=True, rtol=0, atol=0)
 
 
+# Pixels that some taps do not meet: zeros beside the image are no part of their sums.
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+@pytest.mark.parametrize("value", (torch.nan, torch.inf))
+@pytest.mark.parametrize("kernel", (7, 13))
+def test_weight_gradient_of_an_infinite_pixel(backend, kernel, value, dtype):
+    input = torch.zeros(1, 3, 19, 37, dtype=dtype, device=backend.device)
+    input[0, 1, 18, 36] = value
+    weight = torch.ones(3, 1, kernel, kernel, dtype=dtype, device=backend.device)
+    weight.requires_grad_()
+    output = depthwise_conv2d(input, weight, padding=kernel // 2)
+    (grad,) = torch.autograd.grad(output, weight, torch.ones_like(output))
+    met = torch.zeros_like(grad)
+    met[1, 0, kernel // 2 :, kernel // 2 :] = value
+    torch.testing.assert_close(grad, met, equal_nan=True, rtol=0, atol=0)
+
+
 @all_dtypes
 @pytest.mark.parametrize("weight_layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize("input_layout", ("contiguous", "channels_last", "transposed", "sliced"))

@@ -1,12 +1,10 @@
 // Runs the CUDA kernels of depthwise_conv2d on the emulator, without torch, against float64.
 //
-//     depthwise_conv2d [--cases smoke|edge|toeplitz|views|general|empty|layers|all] [--order ORDER]
-//     [--every N] [--count]
+//     depthwise_conv2d [--cases LIST] [--order ORDER] [--every N] [--count]
 //
-// LIST is one of depthwise_conv2d_cases.h: smoke, edge, toeplitz, views, general, empty, layers,
-// all, counted, of which --every N takes the first of N cases. Prints one line per failure, or,
-// with --count, one JSON object per problem and pass, and then a summary; exits with 1 if there was
-// a failure.
+// LIST is one of run_cases in depthwise_conv2d_cases.h: smoke, all, ..., of which --every N takes
+// the first of N cases. Prints one line per failure, or, with --count, one JSON object per problem
+// and pass, and then a summary; exits with 1 if there was a failure.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

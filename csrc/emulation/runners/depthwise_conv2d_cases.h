@@ -270,6 +270,42 @@ void run_toeplitz_large(bool small) {
   }
 }
 
+// The weight gradient's products of rows: one to several tiles, stages, groups of shifts and blocks
+// of them, images that do not fill the last, each width of copies, rows too long for them.
+void run_weight_grad_mma(bool small) {
+  struct Size {
+    int64_t n, c, h, w, kernel_h, kernel_w;
+  };
+  const std::vector<Size> sizes =
+      small ? std::vector<Size>{{5, 1, 9, 14, 7, 7}, {2, 1, 19, 16, 13, 13}}
+            : std::vector<Size>{
+                  {17, 2, 14, 14, 7, 7},  {5, 1, 33, 40, 5, 5},   {1, 1, 120, 112, 7, 7},
+                  {3, 2, 16, 16, 9, 9},   {33, 1, 17, 9, 7, 7},   {1, 1, 20, 130, 5, 5},
+                  {1, 1, 6, 131, 5, 5},   {9, 3, 12, 12, 5, 5},   {2, 1, 40, 24, 13, 13},
+                  {6, 1, 14, 14, 27, 27}, {2, 2, 21, 28, 17, 17}, {1, 1, 18, 20, 57, 57},
+                  {1, 1, 40, 12, 51, 5},  {3, 1, 13, 40, 5, 51},  {40, 1, 9, 10, 1, 11},
+                  {40, 1, 9, 10, 11, 1},  {2, 1, 30, 9, 33, 9},   {7, 1, 5, 260, 3, 4},
+                  {300, 1, 11, 11, 5, 5}, {2, 1, 300, 8, 9, 9},   {1, 1, 200, 200, 7, 7}};
+  const Memory memories[] = {Memory::kContiguous, Memory::kOffset, Memory::kSliced};
+  unsigned number = 0;
+  for (const Size& size : sizes) {
+    for (int variant = 0; variant < 2; ++variant) {
+      ++number;
+      auto p = square(number % 3 ? DType::kBFloat16 : DType::kFloat16, Memory::kContiguous, size.n,
+                      size.c, size.h, size.w, 1, 1, 0);
+      p.kernel_h = size.kernel_h, p.kernel_w = size.kernel_w;
+      p.pad_top = p.pad_bottom = size.kernel_h / 2, p.pad_left = p.pad_right = size.kernel_w / 2;
+      if (variant == 1) {
+        p.pad_left = number % (size.kernel_w + 2), p.pad_right = size.kernel_w / 3;
+        p.pad_top = number % (size.kernel_h + 2), p.pad_bottom = size.kernel_h - 1;
+        p.pad_right = std::max(p.pad_right, size.kernel_w - size.w - p.pad_left);
+      }
+      p.has_bias = variant == 0;
+      run({p, memories[number % 3], memories[number / 2 % 3]}, number);
+    }
+  }
+}
+
 void run_empty() {
   for (DType dtype : kAllTypes) {
     for (Memory memory : kDense) {
@@ -307,6 +343,7 @@ void run_smoke() {
   run_toeplitz(true);
   run_toeplitz_channels_last(true);
   run_toeplitz_large(true);
+  run_weight_grad_mma(true);
   for (const auto& [input, output] : {std::pair(Memory::kSliced, Memory::kSliced),
                                       std::pair(Memory::kPermuted, Memory::kOffset)}) {
     auto p = square(DType::kFloat32, input, 2, 3, 6, 9, 3, 1, 1);
@@ -331,12 +368,14 @@ bool run_cases(const std::string& name) {
   if (name == "smoke") return run_smoke(), true;
   if (all || name == "edge") run_edge(false), run_planes(false);
   if (all || name == "toeplitz") run_toeplitz(false), run_toeplitz_large(false);
+  if (all || name == "weight_grad_mma") run_weight_grad_mma(false);
   if (all || name == "toeplitz_channels_last") run_toeplitz_channels_last(false);
   if (all || name == "views") run_views();
   if (all || name == "general") run_general();
   if (all || name == "empty") run_empty();
   if (all || name == "layers") run_layers();
-  const char* lists[] = {"all",   "edge",    "toeplitz", "toeplitz_channels_last",
-                         "views", "general", "empty",    "layers"};
+  const char* lists[] = {
+      "all",     "edge",  "toeplitz", "toeplitz_channels_last", "weight_grad_mma", "views",
+      "general", "empty", "layers"};
   return std::find(std::begin(lists), std::end(lists), name) != std::end(lists);
 }
