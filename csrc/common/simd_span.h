@@ -89,11 +89,6 @@ EFFKERN_INLINE void stream_span(BFloat16* p, const Span<BFloat16>& span) {
 }
 #endif
 
-template <class T>
-EFFKERN_INLINE void put_span(T* p, const Span<T>& span, bool streams) {
-  streams ? stream_span(p, span) : store_span(p, span);
-}
-
 // The elements of a span in their order.
 template <class T>
 EFFKERN_INLINE Span<T> element_order(const Span<T>& span) {

@@ -17,9 +17,9 @@ constexpr double kFlopsPerNanosecond = 30.0;
 constexpr double kBytesPerNanosecond = 10.0;
 // The same in additions of partial sums.
 constexpr int64_t kGrainAdditions = 8192;
-// What a call finds in the caches when it is repeated: the last level of a group of cores, not all
-// of it that the system counts (sysconf: 256 MiB where two cores have 32).
-constexpr int64_t kCachedBytes = int64_t{32} << 20;
+// What a call finds in the caches when it is repeated: half of the last level of a group of cores,
+// not what the system counts (sysconf: 256 MiB where two cores have 32).
+constexpr int64_t kCachedBytes = int64_t{16} << 20;
 
 // Memory that a thread keeps between calls: a fresh block of this size would page-fault each time.
 class Scratch {
@@ -208,8 +208,8 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
   // What is stored past the caches need not be read into them first, and leaves the source there;
   // sums and hooks read it again.
   const int64_t cached = hooks.cached_bytes ? hooks.cached_bytes : kCachedBytes;
-  task.fetches_ahead = plan.bytes > cached / 2;
-  task.streams = !task.moments && !task.blocks && plan.bytes > cached;
+  task.fetches_ahead = plan.bytes > cached;
+  task.streams = task.fetches_ahead && !task.moments && !task.blocks;
 
   const int64_t element = plan.kernel == Kernel::kCpuRows ? 1 : plan.lanes;
   const int64_t step = cols.axis.step;
@@ -280,7 +280,7 @@ bool weight_grad_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan&
   task.grad_strides = tensors.grad_strides;
   task.grad_weight = tensors.grad_weight;
   task.grad_bias = tensors.grad_bias;
-  task.fetches_ahead = plan.bytes > kCachedBytes / 2;
+  task.fetches_ahead = plan.bytes > kCachedBytes;
   // Bounded by the plan; written in full before it is read.
   void* workspace = plan.workspace ? std::malloc(static_cast<size_t>(plan.workspace)) : nullptr;
   if (plan.workspace && !workspace) return false;

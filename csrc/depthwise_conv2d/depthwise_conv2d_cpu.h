@@ -81,8 +81,8 @@ struct StencilTask {
   Strides4 grad_strides;
   void* output;
   Strides4 output_strides;
-  // Whether the direct kernels fetch rows of the source before they need them, and whether they
-  // write the output past the caches: source and output together exceed them.
+  // Whether the direct kernels for channels_last fetch rows of the source before they need them,
+  // and whether they write the output past the caches: source and output together exceed them.
   bool fetches_ahead, streams;
   // Packed block of the source: elements per plane, and where each tap of each pair of phases
   // reads, in elements; entries pair_begin[row_phase * cols.phases + col_phase] on, ordered (i, m,

@@ -79,17 +79,6 @@ struct DirectArgs {
   RowsAhead ahead;
 };
 
-// Whether the output of a task may be written past the caches in pieces of `lanes` adjacent
-// elements: all of them must be whole and aligned.
-template <class T>
-bool streams_in(const StencilTask& task, int64_t lanes, int64_t contiguous) {
-  const Strides4& o = task.output_strides;
-  const int64_t c = o.c == 1 ? 0 : o.c, w = o.w == 1 ? 0 : o.w;
-  const bool aligned =
-      reinterpret_cast<uintptr_t>(task.output) % (static_cast<uint64_t>(lanes) * sizeof(T)) == 0;
-  return task.streams && aligned && (contiguous | o.n | c | o.h | w) % lanes == 0;
-}
-
 // Which part of a tile's footprint lies inside the image.
 enum class Footprint {
   kInside,
@@ -230,6 +219,7 @@ void direct_tile(const DirectArgs<T>& arguments) {
   // A copy, which the stores to the output cannot change.
   const DirectArgs<T> args = arguments;
   const A* weights = args.weights;
+  LineStores<T, R * kDirectCols> lines;
   PixelSteps steps = PixelSteps::of(args.source_col * static_cast<int64_t>(sizeof(T)));
   for (int64_t c = 0;; c += kSpan<T>, weights += (K * K + 1) * kSpan<T>) {
     // The last span begins earlier where the channels do not fill it.
@@ -247,11 +237,19 @@ void direct_tile(const DirectArgs<T>& arguments) {
     direct_rows<T, K, S, R, F>(acc, source, steps, weights + kSpan<T>, args);
     args.epilogue.apply(reinterpret_cast<Vec<A>(&)[R * kDirectCols * kVectors]>(acc));
     T* out = args.out + c;
+    if (__builtin_expect(args.streams, 0)) {
+      lines.put(
+          reinterpret_cast<const Span<T>(&)[R * kDirectCols]>(acc),
+          [&](int i) __attribute__((always_inline)) {
+            return out + (i / kDirectCols * args.out_row + i % kDirectCols * args.out_col);
+          },
+          c + 2 * kSpan<T> <= args.channels);
+    } else {
 #pragma GCC unroll 2
-    for (int r = 0; r < R; ++r, out += args.out_row)
+      for (int r = 0; r < R; ++r, out += args.out_row)
 #pragma GCC unroll 8
-      for (int p = 0; p < kDirectCols; ++p)
-        put_span(out + p * args.out_col, acc[r][p], args.streams);
+        for (int p = 0; p < kDirectCols; ++p) store_span(out + p * args.out_col, acc[r][p]);
+    }
     if (c + kSpan<T> >= args.channels) break;
   }
 }
@@ -310,7 +308,7 @@ class DirectChannels {
     args_.source_col = t_.source_strides.w;
     args_.out_row = t_.output_strides.h;
     args_.out_col = t_.output_strides.w;
-    args_.streams = streams_in<T>(t_, kSpan<T>, t_.channels);
+    args_.streams = LineStores<T, 1>::fit(t_);
     args_.ahead.rows = kDirectTileRows<T> * S;
     args_.ahead.row_bytes = t_.source_strides.h * static_cast<int64_t>(sizeof(T));
     args_.ahead.span_bytes = kDirectCols * S * kSpan<T> * static_cast<int64_t>(sizeof(T));

@@ -38,6 +38,7 @@ void direct_gradient_tile(const DirectGradientArgs<T>& arguments) {
   // A copy, which the stores to the output cannot change.
   const DirectGradientArgs<T> args = arguments;
   const A* weights = args.weights;
+  LineStores<T, 2 * kCols> lines;
   for (int64_t c = 0;; c += kSpan<T>, weights += K * K * kSpan<T>) {
     // The last span begins earlier where the channels do not fill it.
     if (c > args.channels - kSpan<T>) c = args.channels - kSpan<T>;
@@ -72,13 +73,22 @@ void direct_gradient_tile(const DirectGradientArgs<T>& arguments) {
       }
     }
     T* out = args.out + c;
+    if (!kEdge && __builtin_expect(args.streams, 0)) {
+      lines.put(
+          reinterpret_cast<const Span<T>(&)[2 * kCols]>(acc),
+          [&](int i) __attribute__((always_inline)) {
+            return out + (i / kCols * args.out_row + i % kCols * args.out_col);
+          },
+          c + 2 * kSpan<T> <= args.channels);
+    } else {
 #pragma GCC unroll 2
-    for (int a = 0; a < 2; ++a, out += args.out_row) {
-      if (kEdge && (a < args.first_row || a >= args.last_row)) continue;
+      for (int a = 0; a < 2; ++a, out += args.out_row) {
+        if (kEdge && (a < args.first_row || a >= args.last_row)) continue;
 #pragma GCC unroll 4
-      for (int x = 0; x < kCols; ++x) {
-        if (kEdge && (x < args.first_col || x >= args.last_col)) continue;
-        put_span(out + x * args.out_col, acc[a][x], args.streams);
+        for (int x = 0; x < kCols; ++x) {
+          if (kEdge && (x < args.first_col || x >= args.last_col)) continue;
+          store_span(out + x * args.out_col, acc[a][x]);
+        }
       }
     }
     if (c + kSpan<T> >= args.channels) break;
@@ -99,7 +109,7 @@ class DirectGradient {
     args_.cols = t_.cols.source_size;
     args_.out_row = t_.output_strides.h;
     args_.out_col = t_.output_strides.w;
-    args_.streams = streams_in<T>(t_, kSpan<T>, t_.channels);
+    args_.streams = LineStores<T, 1>::fit(t_);
     args_.ahead.rows = 1;
     args_.ahead.row_bytes = t_.source_strides.h * static_cast<int64_t>(sizeof(T));
     args_.ahead.span_bytes = kGradientCols<T> / 2 * kSpan<T> * static_cast<int64_t>(sizeof(T));

@@ -18,8 +18,6 @@ struct RowsArgs {
   DirectEpilogue<float> epilogue;
   T* out;
   int64_t out_row, out_width;
-  // Whether the output is written past the caches; if so, rows are whole strips.
-  bool streams;
 };
 
 // Masks per strip, and strips whose masks are computed once for all planes.
@@ -142,7 +140,6 @@ EFFKERN_INLINE void direct_rows_strip(const RowsArgs<T>& args, int64_t col,
   T* out = args.out + col;
   // Copies, which the stores to the output cannot change.
   const int64_t width = args.out_width, out_row = args.out_row;
-  const bool streams = args.streams;
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r, out += out_row) {
     // What a strip writes too much may fall into the next rows, which are written after it.
@@ -150,9 +147,9 @@ EFFKERN_INLINE void direct_rows_strip(const RowsArgs<T>& args, int64_t col,
     T few[kCols];
     T* strip = whole ? out : few;
     if constexpr (V == 2) {
-      put_span(strip, {{acc[2 * r], acc[2 * r + 1]}}, streams);
+      store_span(strip, {{acc[2 * r], acc[2 * r + 1]}});
     } else {
-      streams ? stream(strip, acc[r]) : store(strip, acc[r]);
+      store(strip, acc[r]);
     }
     if (!whole) copy_few(out, few, width);
   }
@@ -258,7 +255,6 @@ class DirectRows {
     args_.epilogue = DirectEpilogue<float>::of(t_.activation);
     args_.out_row = t_.output_strides.h;
     args_.out_width = out_width;
-    args_.streams = streams_in<T>(t_, kCols, out_width);
     args_.masks = out_width <= kMaskedStrips * kCols ? masks_ : nullptr;
     if (t_.plan.block_rows >= t_.rows.out_size && t_.rows.out_size <= kKeptTiles * kMax) {
       for (int64_t row = 0; row < t_.rows.out_size; row += kept_[kept_count_++].count) {
@@ -289,7 +285,6 @@ class DirectRows {
       if (++block == blocks) block = 0, ++channel;
       if (channel == t_.channels) channel = 0, ++n;
     }
-    if (args_.streams) stream_fence();
   }
 
  private:

@@ -36,7 +36,6 @@ class DirectRowsGradient {
     copies_ = zeros_ + pitch_;
     const int64_t rows = t_.plan.block_rows / 2 + kHalf;
     for (int64_t i = 0; i < (rows + 1) * pitch_; ++i) zeros_[i] = 0;
-    streams_ = streams_in<T>(t_, L, t_.cols.out_size);
     const int64_t width = t_.cols.source_size;
     tail_ = lanes_inside<T>(width / L * L, width);
     const Strides4& g = t_.source_strides;
@@ -54,7 +53,6 @@ class DirectRowsGradient {
       packed = channel;
       run_block(plane / t_.channels, channel, unit % blocks * t_.plan.block_rows);
     }
-    if (streams_) stream_fence();
   }
 
  private:
@@ -136,14 +134,10 @@ class DirectRowsGradient {
         // What is too much for a row may fall into the next ones, which are written after it.
         const int64_t room =
             width <= 2 * L && out_row == width ? (rows_left - y) * width : width - col;
-        put(p, pixels[0], room);
-        if (room > L) put(p + L, pixels[1], room - L);
+        store_upto(p, pixels[0], room);
+        if (room > L) store_upto(p + L, pixels[1], room - L);
       }
     }
-  }
-
-  EFFKERN_INLINE void put(T* p, Vec<float> v, int64_t count) const {
-    streams_ ? stream(p, v) : store_upto(p, v, count);
   }
 
   const StencilTask& t_;
@@ -153,7 +147,6 @@ class DirectRowsGradient {
   // first column of the result reads from `origin_` on; and one without data.
   float *zeros_, *copies_;
   int64_t pitch_, data_, origin_;
-  bool streams_;
   // Of grad_output: the lanes of the last vector of a row, and where the tensor ends.
   LaneMask<T> tail_;
   const T* end_;

@@ -16,7 +16,7 @@
 #include "depthwise_conv2d/depthwise_conv2d_cpu_sums.h"
 // After the packing of weights, and the sums.
 #if EFFKERN_VECTOR > 16
-#include "depthwise_conv2d/depthwise_conv2d_cpu_ahead.h"
+#include "depthwise_conv2d/depthwise_conv2d_cpu_uncached.h"
 // After what it fetches with.
 #include "depthwise_conv2d/depthwise_conv2d_cpu_direct_channels.h"
 // After the channels.

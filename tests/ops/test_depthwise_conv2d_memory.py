@@ -133,8 +133,8 @@ def test_what_exceeds_the_caches_is_computed_as_what_does_not(
 ):
     if backend.name != "cpu":
         pytest.skip("the CPU's caches, and too much for an emulator")
-    # More than 32 MiB also with stride 2; each image alone is far less.
-    input = torch.randn(32, 48, 96, 96 if dtype == torch.float32 else 160, dtype=dtype)
+    # More than 16 MiB also with stride 2; each image alone is far less.
+    input = torch.randn(24, 48, 80, 80 if dtype == torch.float32 else 144, dtype=dtype)
     weight = torch.randn(48, 1, kernel, kernel, dtype=dtype)
     if layout == "channels_last":
         input = input.contiguous(memory_format=torch.channels_last)
