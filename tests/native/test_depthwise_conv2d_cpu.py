@@ -43,7 +43,8 @@ def runner(tmp_path_factory):
         options += [*SANITIZERS[sanitizer], *(["-DEFFKERN_X86"] if X86 else [])]
         options += [f"-DWITH_{isa.upper()}" for isa in isas]
         kernels = {f"depthwise_conv2d_cpu_{isa}.cpp": build_plan.X86_FLAGS[isa] for isa in isas}
-        others = dict.fromkeys(("depthwise_conv2d_cpu.cpp", "depthwise_conv2d_plan.cpp"), [])
+        names = ("cpu", "plan", "cuda_plan")
+        others = dict.fromkeys((f"depthwise_conv2d_{name}.cpp" for name in names), [])
         sources = {CSRC / "depthwise_conv2d" / name: f for name, f in (kernels | others).items()}
         objects = []
         for path, flags in {**sources, HERE / "depthwise_conv2d_cpu.cpp": []}.items():
