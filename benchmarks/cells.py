@@ -118,8 +118,10 @@ def interleave(
     rows: dict[str, dict[str, Any]],
 ) -> None:
     """Times contenders on the CPU, and with them the ceiling that binds, for all rows."""
+    if not timed:
+        return
     flops, size = next((row["flops"], row["bytes"]) for row in rows.values())
-    ceiling = binding_ceiling(flops, size, ceilings) if timed else None
+    ceiling = binding_ceiling(flops, size, ceilings)
     timing.interleaved(timed, budget, seconds, ceiling)
     for row in rows.values():
         row["floor_from"] = "rounds" if ceiling else "run"

@@ -26,7 +26,7 @@ from .problem import DTYPES, Problem
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 # The kernels of every instruction set, and what chooses and drives them; none of them uses torch.
-_OBJECTS = ("cpu", "cpu_baseline", "cpu_avx2", "cpu_avx512", "plan")
+_OBJECTS = ("cpu", "cpu_baseline", "cpu_avx2", "cpu_avx512", "plan", "cuda_plan")
 # Multiply-adds of a vector, two FLOPs each, and the bytes of a cache line.
 _LANES = {"baseline": 4, "avx2": 8, "avx512": 16}
 _LINE = 64
