@@ -19,3 +19,11 @@ def keep_freed_blocks() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+
+
+def release_freed_blocks() -> None:
+    """Gives freed memory back to the system, once: between cells, so that the blocks that one of
+    them needed do not add up with those of the next."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -61,6 +61,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         weight_left, end = sum(map(_weight, problems)), time.monotonic() + options.budget.total
         for problem in problems:
             progress.update(task, description=f"{problem.pass_:5} {problem.layer.name:16}")
+            allocator.release_freed_blocks()
             share = max(end - time.monotonic(), 0) * _weight(problem) / weight_left
             rows = measure(problem, chosen, options, found, share)
             cells += [(problem, row) for row in rows]

@@ -15,11 +15,11 @@ CSRC = ROOT / "csrc"
 if not CSRC.is_dir():
     pytest.skip("the sources are not here", allow_module_level=True)
 
-OPS = sorted(
-    path.name
-    for path in CSRC.iterdir()
-    if path.is_dir() and path.name not in ("common", "emulation")
-)
+# Operators that the whole blocks are made of on CPU, or that are made of others: they have no
+# kernels of their own on every device, and pointwise is not public.
+PARTS = ("fused_mbconv", "mbconv", "pointwise")
+FOLDERS = sorted(path.name for path in CSRC.iterdir() if path.is_dir())
+OPS = [name for name in FOLDERS if name not in ("common", "emulation", *PARTS)]
 SOURCES = sorted(path for path in CSRC.rglob("*") if path.suffix in {".h", ".cpp", ".cuh", ".cu"})
 SKIPPED = {".venv", "build", "results", "__pycache__", ".git"}
 
@@ -78,6 +78,20 @@ def test_every_tree_has_the_op(op, role):
     assert exists(role.format(op=op))
 
 
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "role",
+    (
+        "csrc/{op}/{op}*_op.cpp",
+        "effkern/ops/{op}/__init__.py",
+        "tests/ops/test_{op}.py",
+        "docs/notes/{op}.md",
+    ),
+)
+def test_every_tree_has_the_part(part, role):
+    assert exists(role.format(op=part))
+
+
 GPU_ROLES = {
     "cuda": (
         "csrc/{op}/{op}_*kernel.cuh",
@@ -109,13 +123,13 @@ def test_python_side_of_the_op(op):
     assert any(op in path.read_text() for path in python_files("benchmarks"))
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [*OPS, *PARTS])
 def test_files_of_an_op_carry_its_name(op):
     for path in (CSRC / op).iterdir():
         assert path.name.startswith(op), relative(path)
 
 
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("op", [*OPS, *PARTS])
 def test_table_of_csrc_names_every_file(op):
     table = (CSRC / "README.md").read_text()
     named = {path.stem for path in (CSRC / op).iterdir() if f"`{relative(path)}`" in table}

@@ -18,6 +18,14 @@ DepthwiseConv2dProblem check_fused_arguments(
     const std::optional<Tensor>& input_scale, const std::optional<Tensor>& input_shift,
     const Geometry& geometry, int64_t activation, int64_t input_activation, int64_t sums);
 
+// depthwise_conv2d_fused_op.cpp: the operator.
+FusedResults run_depthwise_conv2d_fused(const Tensor& input, const Tensor& weight,
+                                        const std::optional<Tensor>& bias,
+                                        const std::optional<Tensor>& input_scale,
+                                        const std::optional<Tensor>& input_shift,
+                                        const Geometry& geometry, int64_t activation,
+                                        int64_t input_activation, int64_t sums, int64_t backend);
+
 // Fresh sums of a problem: contiguous, in the accumulation type; with `wanted` false empty.
 Tensor empty_sums(const TensorView& input, const DepthwiseConv2dProblem& problem, bool wanted);
 

@@ -19,14 +19,16 @@ void read_per_channel(const std::optional<Tensor>& tensor, const void** data, in
   *stride = view.strides[0];
 }
 
-FusedResults depthwise_conv2d_fused(const Tensor& input, const Tensor& weight,
-                                    const std::optional<Tensor>& bias,
-                                    const std::optional<Tensor>& input_scale,
-                                    const std::optional<Tensor>& input_shift,
-                                    EFFKERN_GEOMETRY_PARAMETERS, int64_t activation,
-                                    int64_t input_activation, int64_t sums, int64_t backend) {
+}  // namespace
+
+FusedResults run_depthwise_conv2d_fused(const Tensor& input, const Tensor& weight,
+                                        const std::optional<Tensor>& bias,
+                                        const std::optional<Tensor>& input_scale,
+                                        const std::optional<Tensor>& input_shift,
+                                        const Geometry& geometry, int64_t activation,
+                                        int64_t input_activation, int64_t sums, int64_t backend) {
   const DepthwiseConv2dProblem p =
-      check_fused_arguments(kName, input, weight, bias, input_scale, input_shift, EFFKERN_GEOMETRY,
+      check_fused_arguments(kName, input, weight, bias, input_scale, input_shift, geometry,
                             activation, input_activation, sums);
   const Backend wanted = check_backend(kName, backend, p.device);
   const bool on_cpu = p.device == DeviceType::kCpu;
@@ -58,6 +60,18 @@ FusedResults depthwise_conv2d_fused(const Tensor& input, const Tensor& weight,
   read_per_channel(bias, &tensors.bias, &tensors.bias_stride);
   check_memory(kName, stencil_cpu(p, plan, cpu_isa(), tensors, kParallel, hooks));
   return {output, sum, sum_of_squares};
+}
+
+namespace {
+
+FusedResults depthwise_conv2d_fused(const Tensor& input, const Tensor& weight,
+                                    const std::optional<Tensor>& bias,
+                                    const std::optional<Tensor>& input_scale,
+                                    const std::optional<Tensor>& input_shift,
+                                    EFFKERN_GEOMETRY_PARAMETERS, int64_t activation,
+                                    int64_t input_activation, int64_t sums, int64_t backend) {
+  return run_depthwise_conv2d_fused(input, weight, bias, input_scale, input_shift, EFFKERN_GEOMETRY,
+                                    activation, input_activation, sums, backend);
 }
 
 }  // namespace

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from effkern.functional import fused_mbconv, mbconv
+from effkern.functional import fused_mbconv
+from effkern.ops.mbconv import mbconv_with_norm
 from effkern.registry import backend
 
 
@@ -61,17 +62,18 @@ class MBConv(_Block):
     """
 
     def _fused(self, input: Tensor, parts: Any) -> Tensor:
-        from .mbconv_arguments import folded, geometry
+        from .mbconv_arguments import geometry
+        from .mbconv_folding import folded
         from .squeeze_excite_sources import se_arguments
 
         residual = None if parts.shortcut is None else parts.shortcut(input)
         for module in parts.before:
             input = module(input)
-        expand, middle, project = folded(self, parts)
+        expand, middle, project, norm = folded(self, parts)
         keywords = geometry(parts.middle, input)
-        se = se_arguments(parts.se)
-        tensors = (*(expand or (None, None)), *middle, se, *project)  # type: ignore[misc]
-        return mbconv(input, *tensors, **keywords, residual=residual)
+        se = se_arguments(parts.se if norm is None else parts.early_se)
+        tensors = (*(expand or (None, None)), *middle, se, norm, *project)  # type: ignore[misc]
+        return mbconv_with_norm(input, *tensors, **keywords, residual=residual)
 
 
 class FusedMBConv(_Block):
@@ -81,10 +83,11 @@ class FusedMBConv(_Block):
     """
 
     def _fused(self, input: Tensor, parts: Any) -> Tensor:
-        from .mbconv_arguments import folded, geometry
+        from .mbconv_arguments import geometry
+        from .mbconv_folding import folded
 
         residual = None if parts.shortcut is None else parts.shortcut(input)
-        _, middle, project = folded(self, parts)
+        _, middle, project, _ = folded(self, parts)
         keywords = geometry(parts.middle, input)
         tensors = (*middle, *(project or (None, None)))  # type: ignore[misc]
         return fused_mbconv(input, *tensors, **keywords, residual=residual)

@@ -48,7 +48,8 @@ class Parts(NamedTuple):
     """What a block consists of.
 
     `before` is applied to the input of the first convolution, `shortcut` to what is added in the
-    end, if it is not None; `inert` must not do anything.
+    end, if it is not None; `inert` must not do anything. `se` comes after the norm of `middle`,
+    `early_se` before it.
     """
 
     before: tuple[nn.Module, ...]
@@ -59,6 +60,7 @@ class Parts(NamedTuple):
     shortcut: nn.Module | None
     drop_path: nn.Module
     inert: tuple[Any, ...]
+    early_se: Any = None
 
 
 def _timm_layer(conv: Any, norm: Any) -> Layer:
@@ -88,7 +90,7 @@ def parts(block: Any, source: tuple[str, str]) -> Parts:
         return Parts(
             (block.pre_norm, block.down), _timm_layer(block.conv1_1x1, block.norm1),
             _timm_layer(block.conv2_kxk, block.norm2), block.se,
-            Layer(block.conv3_1x1, None, None), block.shortcut, block.drop_path, (block.se_early,),
+            Layer(block.conv3_1x1, None, None), block.shortcut, block.drop_path, (), block.se_early,
         )  # fmt: skip
     expand = project = None
     if name == "InvertedResidual":
@@ -150,9 +152,12 @@ def check(block: nn.Module, found: Parts, depthwise: bool) -> None:
         raise ValueError(f"the convolution is not dense: {conv}")
     if set(conv.dilation) != {1} or conv.padding_mode != "zeros":
         raise ValueError(f"the convolution is dilated or pads with other than zeros: {conv}")
-    if not is_nothing(found.se):
-        if not depthwise or se_arguments(found.se) is None:
-            raise TypeError(f"squeeze-and-excitation is {found.se}")
+    for se in (found.se, found.early_se):
+        if not is_nothing(se) and (not depthwise or se_arguments(se) is None):
+            raise TypeError(f"squeeze-and-excitation is {se}")
+    plain = is_nothing(found.middle.norm) or type(found.middle.norm) is FoldedBatchNorm
+    if not is_nothing(found.early_se) and (plain or not is_nothing(found.se)):
+        raise ValueError("squeeze-and-excitation comes before a norm, and that is not all")
 
 
 def _check_layer(layer: Layer) -> None:

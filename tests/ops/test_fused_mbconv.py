@@ -177,3 +177,30 @@ def test_other_backends_are_composed(backend):
 def test_bad_input(change, error, words):
     with pytest.raises(error, match=rf"^effkern\.fused_mbconv: {words}"):
         fused_mbconv(**(problem() | change))
+
+
+@pytest.mark.parametrize("threads", (1, 2, 3))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=lambda dtype: str(dtype)[6:])
+def test_winograd_with_remainders_of_every_kind(dtype, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for channels, hidden, out, size in ((9, 37, 13, (31, 18)), (24, 24, 24, (1, 40))):
+            for without in ((), ("project_weight",)):
+                arguments = problem(2, channels, hidden, out, size, dtype=dtype, without=without)
+                with torch.no_grad():
+                    check(arguments, "channels_last")
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("sides", ((0, 0, 0, 0), (2, 0, 0, 3), (1, 2, 3, 0)))
+def test_winograd_with_other_paddings(sides):
+    top, bottom, left, right = sides
+    arguments = problem(1, 8, 16, 8, (6, 7)) | {"residual": None}
+    arguments.pop("padding")
+    padded = F.pad(arguments["input"], (left, right, top, bottom))
+    with torch.no_grad():
+        y = fused_mbconv(**arguments, padding=((top, bottom), (left, right)))
+        wanted = reference(**arguments | {"input": padded}, padding=0)
+    torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-4)

@@ -19,10 +19,10 @@ from torch import Tensor
 from ...registry import BACKENDS
 from ..depthwise_conv2d import eager, fallback
 from ..depthwise_conv2d_layer_norm.autograd import LEAN, LEAN_BACKWARD
+from ..pointwise import as_image, pointwise_into
 
 _CPU = BACKENDS["cpu"]
 _HALF = (torch.float16, torch.bfloat16)
-_GELU = 4
 # Bytes of the activations of a chunk, and pixels that a matrix product wants at least.
 _CHUNK_BYTES = 1 << 20
 _MIN_PIXELS = 512
@@ -61,12 +61,6 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> 
     return torch.addmm(bias, input, weight.t(), out=out)
 
 
-def _activate(hidden: Tensor, activation: int, in_place: bool) -> Tensor:
-    if in_place and activation == _GELU:
-        return torch.ops.aten.gelu_(hidden)
-    return fallback.activate(hidden, activation)
-
-
 def _per_pixel(scale: Tensor, like: Tensor) -> Tensor:
     return scale.repeat_interleave(like.shape[2] * like.shape[3])[:, None]
 
@@ -79,30 +73,28 @@ def forward(tensors, eps: float, pads, activation: int, keep: bool | None) -> Fo
     source, residual = _pixels(normalized), _pixels(x)
     count, size = source.shape[0], w1.shape[0]
     output = torch.empty_like(residual, memory_format=torch.contiguous_format)
-    # Of 16-bit numbers the product would be rounded once more; of few pixels it costs more.
-    folds = x.dtype not in _HALF and gamma is not None and scale is None and count > 2 * size
-    if folds:
-        w2 = w2 * gamma[:, None]
-        b2 = None if b2 is None else b2 * gamma
+    shift = b2 if b2 is None or gamma is None else b2 * gamma
     rows = None if scale is None else _per_pixel(scale, x)
-    factor = gamma if rows is None else rows if gamma is None else rows * gamma
+    if rows is not None and gamma is not None:
+        rows = rows * gamma
     chunks = _chunks(count, size, x.dtype)
     longest = chunks[0].stop if chunks else 0
     hidden = x.new_empty((count if keep else longest, size))
     activated = []
     for chunk in chunks:
-        h = hidden[chunk] if keep else hidden[: chunk.stop - chunk.start]
-        a = _activate(_linear(source[chunk], w1, b1, h), activation, not keep)
-        if keep:
-            activated.append(a)
         out = output[chunk]
-        if folds or factor is None:
-            # The residual is what the product is added to.
-            torch.add(residual[chunk], 0 if b2 is None else b2, out=out)
-            out.addmm_(a, w2.t())
+        if keep:
+            a = fallback.activate(_linear(source[chunk], w1, b1, hidden[chunk]), activation)
+            activated.append(a)
+        else:
+            a = hidden[: chunk.stop - chunk.start]
+            pointwise_into(as_image(a), as_image(source[chunk]), w1, b1, activation=activation)
+        if rows is None:
+            added = as_image(residual[chunk])
+            pointwise_into(as_image(out), as_image(a), w2, shift, scale=gamma, residual=added)
         else:
             o = torch.nn.functional.linear(a, w2, b2)
-            torch.addcmul(residual[chunk], o, factor if rows is None else factor[chunk], out=out)
+            torch.addcmul(residual[chunk], o, rows[chunk], out=out)
     kept = torch.cat(activated) if keep and activated else None
     return Forward(_image(output, x), normalized, mean, rstd, hidden if keep else None, kept)
 
@@ -167,7 +159,7 @@ def _gradients(grad, tensors, mean, rstd, kept, needs, eps, pads, activation):
             h = _linear(source[chunk], w1, b1, buffer)
         else:
             h = hidden[chunk]
-        a = _activate(h, activation, False) if activated is None else activated[chunk]
+        a = fallback.activate(h, activation) if activated is None else activated[chunk]
         grad_h = torch.mm(d_scaled[chunk], w2)
         if activation:
             grad_h = fallback.activation_backward(grad_h, h, activation)

@@ -8,11 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ... import _library
 from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import Params, resolve_for
 from ..mbconv import checks, pixels
+from ..pointwise import composed, pointwise_into
+
+if _library.available():
+    _WINOGRAD = torch.ops.effkern._fused_mbconv_cpu.default
 
 _NAME = "effkern.fused_mbconv"
+_WINOGRAD_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Below, the transforms of Winograd cost more than they save.
+_WINOGRAD_CHANNELS = 8
 
 
 class _Block(NamedTuple):
@@ -59,11 +67,12 @@ def fused_mbconv(
         RuntimeError, TypeError, ValueError: shapes, dtypes or devices that do not go together, a
             bias without its weight, an unknown activation, or as ``torch.nn.functional.conv2d``.
 
-    The dense convolution is torch's, on every device and backend. On CPU a call that needs no
-    gradient computes the images a few at a time, channels_last, and adds the projection to the
-    residual. Everything else is composed of torch's operators, differentiable to any order.
+    On CPU a call that needs no gradient is one pass for 3x3 kernels with stride 1: Winograd's
+    F(2x2, 3x3), within the error bound of all kernels here. With others the dense convolution is
+    torch's, a few images at a time. Everything else is composed of torch's operators,
+    differentiable to any order.
 
-    Source: EfficientNetV2 (arXiv 2104.00298).
+    Source: EfficientNetV2 (arXiv 2104.00298); fast algorithms (arXiv 1509.09308).
     """
     required = {"input": input, "expand_weight": expand_weight}
     optional = {
@@ -120,9 +129,15 @@ def _infer(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     # product that follows can write either.
     weight = weight.contiguous(memory_format=torch.channels_last)
     like = pixels.memory_format(input)
+    if (
+        (*weight.shape[2:], *params[:2]) == (3, 3, 1, 1)
+        and weight.shape[1] >= _WINOGRAD_CHANNELS
+        and input.dtype in _WINOGRAD_DTYPES
+    ):
+        return _infer_winograd(input, block._replace(expand_weight=weight), residual, like)
     if project_weight is None:
         images = input.contiguous(memory_format=torch.channels_last)
-        output = pixels.activate_(_convolve(images, weight, bias, params), params[8])
+        output = composed.activate_(_convolve(images, weight, bias, params), params[8])
         if residual is not None:
             output.add_(residual)
         return output.contiguous(memory_format=like)
@@ -131,11 +146,35 @@ def _infer(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     result: Any = None
     for chunk in chunks or [slice(0, 0)]:
         images = input[chunk].contiguous(memory_format=torch.channels_last)
-        images = pixels.activate_(_convolve(images, weight, bias, params), params[8])
+        images = composed.activate_(_convolve(images, weight, bias, params), params[8])
         if result is None:
             # Not before: the convolution is what refuses a kernel that does not fit.
             shape = (input.shape[0], project_weight.shape[0], *size)
             result = torch.empty(shape, dtype=input.dtype, memory_format=like)
         added = None if residual is None else residual[chunk]
-        pixels.project_into(result[chunk], images, project_weight, project_bias, added, None)
+        pointwise_into(result[chunk], images, project_weight, project_bias, residual=added)
     return result
+
+
+def _infer_winograd(
+    input: Tensor, block: _Block, residual: Tensor | None, like: torch.memory_format
+) -> Tensor:
+    weight, bias, project_weight, project_bias, params, size = block
+    channels = weight.shape[0] if project_weight is None else project_weight.shape[0]
+    shape = (input.shape[0], channels, *size)
+    if min(size) < 1:
+        # Torch's words for a kernel that does not fit.
+        return _convolve(input, weight, bias, params)
+    last = torch.channels_last
+    output = torch.empty(shape, dtype=input.dtype, memory_format=last)
+    _WINOGRAD(
+        input.contiguous(memory_format=last),
+        weight,
+        None if bias is None else bias.contiguous(),
+        None if project_weight is None else project_weight.contiguous(),
+        None if project_bias is None else project_bias.contiguous(),
+        None if residual is None else residual.contiguous(memory_format=last),
+        *(params[2], params[4], params[8]),
+        output,
+    )
+    return output.contiguous(memory_format=like)

@@ -8,11 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ... import _library
 from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import ACTIVATIONS, Params, code_of, resolve_for
 from ..depthwise_conv2d.fused import SUMS
 from ..depthwise_conv2d.fused import _run as depthwise
 from . import checks, pixels
+
+if _library.available():
+    _OPERATOR = torch.ops.effkern._mbconv.default
 
 _NAME = "effkern.mbconv"
 _GATES: dict[str, Any] = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
@@ -43,6 +47,8 @@ class _Block(NamedTuple):
     project_weight: Tensor
     project_bias: Tensor | None
     params: Params
+    # Scale and shift between the gate and the second activation, or nothing.
+    norm: tuple[Tensor, Tensor] | None
 
 
 def mbconv(
@@ -96,6 +102,20 @@ def mbconv(
     Source: MobileNetV2 (arXiv 1801.04381), EfficientNet (arXiv 1905.11946), squeeze-and-excitation
     (arXiv 1709.01507).
     """
+    return mbconv_with_norm(
+        input, expand_weight, expand_bias, depthwise_weight, depthwise_bias, se, None,
+        project_weight, project_bias, stride=stride, padding=padding, activation=activation,
+        residual=residual,
+    )  # fmt: skip
+
+
+def mbconv_with_norm(
+    input, expand_weight, expand_bias, depthwise_weight, depthwise_bias, se, norm, project_weight,
+    project_bias, *, stride, padding, activation, residual,
+) -> Tensor:  # fmt: skip
+    """:func:`mbconv` whose gate comes before a BatchNorm (CoAtNet in timm): with norm = (scale,
+    shift) what is projected is ``activation(scale * gate * d + shift)``, the gate being that of
+    ``d = depthwise_conv2d(h)``. Not public."""
     required = {
         "input": input, "depthwise_weight": depthwise_weight, "project_weight": project_weight
     }  # fmt: skip
@@ -107,6 +127,8 @@ def mbconv(
         _check_se_kinds(se)
         required |= {"se.reduce_weight": se[0], "se.expand_weight": se[2]}
         optional |= {"se.reduce_bias": se[1], "se.expand_bias": se[3]}
+    if norm is not None:
+        required |= {"norm.scale": norm[0], "norm.shift": norm[1]}
     checks.tensors(_NAME, required, optional)
     channels = input.shape[-3]
     if expand_weight is None:
@@ -125,6 +147,8 @@ def mbconv(
     checks.shape(_NAME, "depthwise_bias", depthwise_bias, (hidden,))
     project_weight = checks.matrix(_NAME, "project_weight", project_weight, hidden)
     checks.shape(_NAME, "project_bias", project_bias, (project_weight.shape[0],))
+    for name, vector in zip(("norm.scale", "norm.shift"), norm or (), strict=False):
+        checks.shape(_NAME, name, vector, (hidden,))
     params = resolve_for(_NAME, depthwise_weight, stride, padding, 1, activation)
     if residual is not None:
         size = checks.output_size(input, depthwise_weight, params)
@@ -133,6 +157,7 @@ def mbconv(
     block = _Block(
         expand_weight, expand_bias, depthwise_weight, depthwise_bias,
         None if se is None else _squeeze_excite(se, hidden), project_weight, project_bias, params,
+        norm,
     )  # fmt: skip
     if input.dim() == 3:
         added = None if residual is None else residual.unsqueeze(0)
@@ -166,9 +191,9 @@ def _squeeze_excite(se: SqueezeExcite, channels: int) -> _Se:
 
 
 def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
-    weights = [*block[:4], *block[5:7], *(block.se[:4] if block.se else ())]
+    weights = [*block[:4], *block[5:7], *(block.se[:4] if block.se else ()), *(block.norm or ())]
     tensors = [t for t in (input, *weights, residual) if isinstance(t, Tensor)]
-    if pixels.infers_on_cpu(tensors):
+    if pixels.infers_on_cpu(tensors) and input.dtype != torch.float64:
         return _infer(input, block, residual)
     return _compose(input, block, residual)
 
@@ -180,59 +205,42 @@ def _gate(sums: Tensor, pixel_count: int, se: _Se, dtype: torch.dtype) -> Tensor
     return _GATES[se.gate](F.linear(reduced, se.expand_weight, se.expand_bias))
 
 
-def _convolve(images: Tensor, block: _Block) -> tuple[Tensor, Tensor | None]:
-    """The depthwise convolution and the gate."""
-    weight, bias, se = block.depthwise_weight, block.depthwise_bias, block.se
-    operands = (images, weight, bias, None, None, block.params, 0)
+def _convolve(images: Tensor, block: _Block) -> Tensor:
+    """The depthwise convolution, its activation and the gate, in either order."""
+    weight, bias, params, se = block.depthwise_weight, block.depthwise_bias, block.params, block.se
+    code = params[8]
+    if block.norm is not None:
+        params = (*params[:8], 0)
+    operands = (images, weight, bias, None, None, params, 0)
     if se is None:
-        return depthwise(*operands, SUMS[None]), None
+        return depthwise(*operands, SUMS[None])
     output, sums = depthwise(*operands, SUMS["spatial"])
-    return output, _gate(sums, output.shape[2] * output.shape[3], se, output.dtype)
+    gate = _gate(sums, output.shape[2] * output.shape[3], se, output.dtype)
+    output = output * gate[:, :, None, None]
+    if block.norm is None:
+        return output
+    scale, shift = (t[:, None, None] for t in block.norm)
+    return fallback.activate(output * scale + shift, code)
 
 
 def _compose(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     if block.expand_weight is not None:
         code = block.params[8]
         input = pixels.pointwise(input, block.expand_weight, block.expand_bias, code)
-    output, gate = _convolve(input, block)
-    if gate is not None:
-        output = output * gate[:, :, None, None]
+    output = _convolve(input, block)
     output = pixels.pointwise(output, block.project_weight, block.project_bias, 0)
     return output if residual is None else output + residual
 
 
 def _infer(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     input = pixels.dense(input)
-    residual = None if residual is None else pixels.dense(residual)
-    batch, channels, height, width = input.shape
-    weight, hidden = block.expand_weight, block.depthwise_weight.shape[0]
-    size = checks.output_size(input, block.depthwise_weight, block.params)
-    chunks = pixels.chunks(batch, hidden * height * width, input.dtype)
-    output: Any = None
-    buffer = None
-    if weight is not None:
-        longest = chunks[0].stop if chunks else 0
-        buffer = input.new_empty((longest, height, width, hidden)).permute(0, 3, 1, 2)
-    for chunk in chunks or [slice(0, 0)]:
-        images = input[chunk]
-        if weight is not None and buffer is not None:
-            per_image = not pixels.is_channels_last(images)
-            expanded = buffer[: images.shape[0]]
-            for result, source in zip(
-                pixels.matrices(expanded, per_image),
-                pixels.matrices(images, per_image),
-                strict=True,
-            ):
-                pixels.linear_into(result, source, weight, block.expand_bias)
-            images = pixels.activate_(expanded, block.params[8])
-        images, gate = _convolve(images, block)
-        if output is None:
-            # Not before: the convolution is what refuses a kernel that does not fit.
-            shape = (batch, block.project_weight.shape[0], *size)
-            like = pixels.memory_format(input)
-            output = torch.empty(shape, dtype=input.dtype, memory_format=like)
-        added = None if residual is None else residual[chunk]
-        pixels.project_into(
-            output[chunk], images, block.project_weight, block.project_bias, added, gate
-        )
-    return output
+    if residual is not None:
+        residual = residual.contiguous(memory_format=pixels.memory_format(input))
+    se, params = block.se, block.params
+    weights = (*block[:4], *(se[:4] if se else (None,) * 4), *(block.norm or (None, None)))
+    weights = (*weights, block.project_weight, block.project_bias)
+    dense = [None if t is None else t.contiguous() for t in weights]
+    return _OPERATOR(
+        input, *dense, residual, *params, se.activation if se else 0,
+        se is not None and se.gate == "hardsigmoid",
+    )  # fmt: skip

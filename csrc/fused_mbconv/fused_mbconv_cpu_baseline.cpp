@@ -1,0 +1,14 @@
+// The kernels for instruction set baseline; setup.py adds its compiler flags by the file's name.
+#define EFFKERN_ISA baseline
+#define EFFKERN_VECTOR 16
+#include "fused_mbconv/fused_mbconv_cpu_isa.h"
+
+namespace effkern {
+
+const FusedMBConvKernels& fused_mbconv_kernels_baseline() {
+  static constexpr FusedMBConvKernels kernels{baseline::kPanel, &baseline::winograd_scratch,
+                                              &baseline::winograd_pack, &baseline::winograd};
+  return kernels;
+}
+
+}  // namespace effkern

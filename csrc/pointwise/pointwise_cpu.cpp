@@ -1,0 +1,59 @@
+// CPU driver: plan, units, scratch, threads.
+#include "pointwise/pointwise_cpu.h"
+
+#include <atomic>
+#include <cstdlib>
+
+namespace effkern {
+
+const PointwiseKernels& pointwise_kernels(CpuIsa isa) {
+#if defined(EFFKERN_X86)
+  if (isa == CpuIsa::kAvx512) return pointwise_kernels_avx512();
+  if (isa == CpuIsa::kAvx2) return pointwise_kernels_avx2();
+#endif
+  (void)isa;
+  return pointwise_kernels_baseline();
+}
+
+namespace {
+
+struct Context {
+  const PointwiseTask* task;
+  const PointwiseKernels* kernels;
+  std::atomic<bool> failed{false};
+};
+
+void run_units(int64_t begin, int64_t end, void* context) {
+  Context& c = *static_cast<Context*>(context);
+  const int64_t bytes = c.kernels->scratch(*c.task) * static_cast<int64_t>(sizeof(float));
+  void* scratch = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
+  if (!scratch) {
+    c.failed = true;
+    return;
+  }
+  c.kernels->run(*c.task, begin, end, static_cast<float*>(scratch));
+  std::free(scratch);
+}
+
+}  // namespace
+
+bool pointwise_cpu(PointwiseTask task, CpuIsa isa, int threads, Parallel parallel) {
+  PointwiseProblem& p = task.problem;
+  if (p.images * p.pixels * p.out_channels == 0) return true;
+  task.plan = plan_pointwise(p, isa, threads);
+  if (task.plan.merges_images) {
+    p.pixels *= p.images;
+    p.images = 1;
+  }
+  Context context{&task, &pointwise_kernels(isa)};
+  const int64_t block = task.plan.block_pixels, panel = context.kernels->panel;
+  const int64_t blocks = (p.pixels + block - 1) / block;
+  const int64_t panels = (p.out_channels + panel - 1) / panel;
+  // About 30 us of work are worth a thread.
+  const int64_t unit = block * panel * (p.in_channels + 16);
+  const int64_t grain = (int64_t{1} << 21) / (unit + 1) + 1;
+  parallel.run(p.images * blocks * panels, grain, &run_units, &context);
+  return !context.failed;
+}
+
+}  // namespace effkern

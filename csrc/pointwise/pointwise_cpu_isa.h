@@ -1,0 +1,331 @@
+// The CPU kernels of one instruction set, from its macros; see csrc/common/simd.h.
+// A matrix product in register tiles: of a block of pixels and a panel of weights, which are packed
+// in the order in which the tile reads them. Everything that follows the product is done while the
+// tile is in registers, in float32, and rounded once.
+#pragma GCC optimize("no-tree-loop-distribute-patterns")
+#include "common/simd.h"
+#include "common/simd_math.h"
+#include "pointwise/pointwise_cpu.h"
+
+namespace effkern {
+namespace EFFKERN_ISA {
+
+// Pixels of a tile of two vectors of channels, which with the operands of a step fills the
+// registers, and of a tile of one, which has as many chains as two units of four cycles need.
+constexpr int kTilePixels = EFFKERN_VECTOR == 64 ? 12 : 6;
+constexpr int kNarrowTilePixels = EFFKERN_VECTOR == 64 ? 16 : 8;
+constexpr int kPanelVectors = 2;
+constexpr int kLane = kLanes<float>;
+constexpr int kPanel = kPanelVectors * kLane;
+
+template <class Pointer>
+struct PlainOf;
+template <class T>
+struct PlainOf<T*> {
+  using type = T;
+};
+template <class Pointer>
+using Plain = typename PlainOf<Pointer>::type;
+
+EFFKERN_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Rows [0, V * kLane) of the weights to [in_channels][V * kLane], times the gate if there is one;
+// zeros behind the last of `rows`.
+template <class T, int V>
+void pack_panel(const T* weight, int64_t stride, int64_t rows, int64_t channels, const T* gate,
+                float* panel) {
+  for (int v = 0; v < V; ++v) {
+    const T* first = weight + v * kLane * stride;
+    const int64_t here = rows - v * kLane;
+    for (int64_t k = 0; k < channels; k += kLane) {
+      const int64_t n = min64(kLane, channels - k);
+      Vec<float> block[kLane];
+      for (int i = 0; i < kLane; ++i) {
+        block[i] = i < here ? load_upto(first + i * stride + k, n) : Vec<float>{};
+        if (gate) block[i] *= load_upto(gate + k, n);
+      }
+      transpose(block);
+      float* to = panel + k * V * kLane + v * kLane;
+      for (int64_t i = 0; i < n; ++i) store(to + i * V * kLane, block[i]);
+    }
+  }
+}
+
+// What is done to the input on its way into the product.
+template <class T>
+struct Prologue {
+  const T *gate, *shift;
+  Activation activation;
+};
+// Channels [k, k + n).
+template <class T>
+EFFKERN_INLINE Vec<float> prologue(const Prologue<T>& p, Vec<float> v, int64_t k, int64_t n) {
+  if (p.gate) v *= load_upto(p.gate + k, n);
+  if (p.shift) v += load_upto(p.shift + k, n);
+  return activate<float>(v, p.activation);
+}
+
+// `count` pixels as rows of in_channels float32.
+template <class T>
+void copy_pixels(const T* input, const PointwiseStrides& s, int64_t count, int64_t channels,
+                 const Prologue<T>& before, float* rows) {
+  for (int64_t k = 0; k < channels; k += kLane) {
+    const int64_t n = min64(kLane, channels - k);
+    if (s.channel == 1) {
+      for (int64_t p = 0; p < count; ++p) {
+        const Vec<float> v = load_upto(input + p * s.pixel + k, n);
+        store_upto(rows + p * channels + k, prologue(before, v, k, n), n);
+      }
+      continue;
+    }
+    for (int64_t p = 0; p < count; p += kLane) {
+      const int64_t m = min64(kLane, count - p);
+      Vec<float> block[kLane];
+      for (int i = 0; i < kLane; ++i) {
+        block[i] = i < n ? load_upto(input + (k + i) * s.channel + p, m) : Vec<float>{};
+      }
+      transpose(block);
+      for (int64_t i = 0; i < m; ++i) {
+        store_upto(rows + (p + i) * channels + k, prologue(before, block[i], k, n), n);
+      }
+    }
+  }
+}
+
+// What follows the product, for the channels of a panel. T is the type of the tensors, Out that of
+// what is stored.
+template <class T, class Out>
+struct Epilogue {
+  const T *scale, *shift;
+  const Out* residual;
+  int64_t residual_stride;
+  Out* output;
+  int64_t output_stride, channels;
+  Activation activation;
+};
+
+// Calls body(function) with the activation as a function of a vector.
+template <class Body>
+EFFKERN_INLINE void with_activation(Activation activation, const Body& body) {
+#define EFFKERN_CASE(name)                                        \
+  case Activation::name:                                          \
+    return body([](Vec<float> x) __attribute__((always_inline)) { \
+      return activate<float>(x, Activation::name);                \
+    });
+  switch (activation) {
+    EFFKERN_CASE(kNone)
+    EFFKERN_CASE(kReLU)
+    EFFKERN_CASE(kReLU6)
+    EFFKERN_CASE(kSiLU)
+    EFFKERN_CASE(kGELU)
+    EFFKERN_CASE(kGELUTanh)
+    EFFKERN_CASE(kHardswish)
+  }
+#undef EFFKERN_CASE
+}
+
+// M pixels, V vectors of channels: `start` and the sums over in_channels, in ascending order.
+template <int M, int V>
+EFFKERN_INLINE void multiply_tile(const float* rows, int64_t pitch, const float* panel,
+                                  int64_t channels, const Vec<float> (&start)[V],
+                                  Vec<float> (&tile)[M][V]) {
+  const float* row[M];
+#pragma GCC unroll 24
+  for (int m = 0; m < M; ++m) {
+    row[m] = rows + m * pitch;
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) tile[m][v] = start[v];
+  }
+  for (int64_t k = 0; k < channels; ++k) {
+    Vec<float> weights[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) weights[v] = load(panel + (k * V + v) * kLane);
+#pragma GCC unroll 24
+    for (int m = 0; m < M; ++m) {
+      const Vec<float> x = splat(row[m][k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) tile[m][v] += x * weights[v];
+    }
+  }
+}
+
+template <int M, int V, class T, class Out>
+void pointwise_tile(const float* rows, int64_t pitch, const float* panel, int64_t channels,
+                    const Epilogue<T, Out>& e, int64_t pixel) {
+  Vec<float> tile[M][V], shift[V] = {};
+  if (e.shift) {
+    for (int v = 0; v < V; ++v) shift[v] = load_upto(e.shift + v * kLane, e.channels - v * kLane);
+  }
+  if (e.scale) {
+    const Vec<float> zero[V] = {};
+    multiply_tile<M, V>(rows + pixel * pitch, pitch, panel, channels, zero, tile);
+    for (int v = 0; v < V; ++v) {
+      const Vec<float> scale = load_upto(e.scale + v * kLane, e.channels - v * kLane);
+      for (int m = 0; m < M; ++m) tile[m][v] = tile[m][v] * scale + shift[v];
+    }
+  } else {
+    multiply_tile<M, V>(rows + pixel * pitch, pitch, panel, channels, shift, tile);
+  }
+  with_activation(e.activation, [&](auto activate) __attribute__((always_inline)) {
+    Out* out = e.output + pixel * e.output_stride;
+    const Out* added = e.residual ? e.residual + pixel * e.residual_stride : nullptr;
+    for (int m = 0; m < M; ++m) {
+      for (int v = 0; v < V; ++v) {
+        const int64_t at = v * kLane, n = e.channels - at;
+        Vec<float> x = activate(tile[m][v]);
+        if (added) x += load_upto(added + at, n);
+        store_upto(out + at, x, n);
+      }
+      out += e.output_stride;
+      if (added) added += e.residual_stride;
+    }
+  });
+}
+
+// Pixels [pixel, end) in tiles of M, and fewer than M in tiles of half as many, until none is left.
+template <int M, int V, class T, class Out>
+void pointwise_block(const float* rows, int64_t pitch, const float* panel, int64_t channels,
+                     const Epilogue<T, Out>& e, int64_t pixel, int64_t end) {
+  for (; pixel + M <= end; pixel += M) {
+    pointwise_tile<M, V>(rows, pitch, panel, channels, e, pixel);
+  }
+  if constexpr (M > 1) {
+    pointwise_block<M / 2, V>(rows, pitch, panel, channels, e, pixel, end);
+  }
+}
+
+// [pixels][kPanel] to planes, and the residual.
+template <class T>
+void store_planes(const float* rows, int64_t pixels, int64_t channels, const T* residual,
+                  int64_t residual_stride, T* output, int64_t stride) {
+  for (int64_t c = 0; c < channels; c += kLane) {
+    const int64_t n = min64(kLane, channels - c);
+    for (int64_t p = 0; p < pixels; p += kLane) {
+      const int64_t m = min64(kLane, pixels - p);
+      Vec<float> block[kLane];
+      for (int i = 0; i < kLane; ++i) {
+        block[i] = i < m ? load(rows + (p + i) * kPanel + c) : Vec<float>{};
+      }
+      transpose(block);
+      for (int64_t i = 0; i < n; ++i) {
+        if (residual) block[i] += load_upto(residual + (c + i) * residual_stride + p, m);
+        store_upto(output + (c + i) * stride + p, block[i], m);
+      }
+    }
+  }
+}
+
+inline int64_t pointwise_scratch(const PointwiseTask& t) {
+  int64_t size = kPanel * t.problem.in_channels;
+  if (t.plan.copies_input) size += t.plan.block_pixels * t.problem.in_channels + kLane;
+  if (!t.problem.output_channels_last) size += t.plan.block_pixels * kPanel;
+  return size;
+}
+
+// A panel: packed, and multiplied with the block.
+template <class T, class Out>
+void pointwise_panel(const PointwiseTask& t, const T* weight, const T* gate, const float* rows,
+                     int64_t pitch, int64_t pixels, const Epilogue<T, Out>& e, float* panel) {
+  const int64_t channels = t.problem.in_channels, stride = t.weight_stride;
+  if (e.channels <= kLane) {
+    pack_panel<T, 1>(weight, stride, e.channels, channels, gate, panel);
+    pointwise_block<kNarrowTilePixels, 1>(rows, pitch, panel, channels, e, 0, pixels);
+  } else {
+    pack_panel<T, 2>(weight, stride, e.channels, channels, gate, panel);
+    pointwise_block<kTilePixels, 2>(rows, pitch, panel, channels, e, 0, pixels);
+  }
+}
+
+template <class T>
+void pointwise_units(const PointwiseTask& t, int64_t begin, int64_t end, float* scratch) {
+  const PointwiseProblem& p = t.problem;
+  const int64_t channels = p.in_channels, block = t.plan.block_pixels;
+  const int64_t blocks = (p.pixels + block - 1) / block;
+  const int64_t panels = (p.out_channels + kPanel - 1) / kPanel;
+  float *panel = scratch, *planes = panel + kPanel * channels, *copy = planes;
+  if (!p.output_channels_last) copy += block * kPanel;
+  const float* rows = copy;
+  int64_t pitch = channels, previous = -1;
+  for (int64_t unit = begin; unit < end; ++unit) {
+    const int64_t at = unit / panels, image = at / blocks, first = at % blocks * block;
+    const int64_t pixels = min64(block, p.pixels - first), o = unit % panels * kPanel;
+    const int64_t count = min64(kPanel, p.out_channels - o);
+    const T* gate = t.gate ? static_cast<const T*>(t.gate) + image * channels : nullptr;
+    const PointwiseStrides &si = t.input_strides, &so = t.output_strides, &sr = t.residual_strides;
+    const T* input = static_cast<const T*>(t.input) + image * si.image + first * si.pixel;
+    if (!t.plan.copies_input) {
+      rows = reinterpret_cast<const float*>(input);
+      pitch = si.pixel;
+    } else if (at != previous) {
+      const Prologue<T> before{t.plan.gates_weight ? nullptr : gate,
+                               static_cast<const T*>(t.input_shift), t.input_activation};
+      copy_pixels(input, si, pixels, channels, before, copy);
+    }
+    previous = at;
+    const T* weight = static_cast<const T*>(t.weight) + o * t.weight_stride;
+    const T* weight_gate = t.plan.gates_weight ? gate : nullptr;
+    const T* scale = t.scale ? static_cast<const T*>(t.scale) + o : nullptr;
+    const T* shift = t.shift ? static_cast<const T*>(t.shift) + o : nullptr;
+    T* output = static_cast<T*>(t.output) + image * so.image + first * so.pixel + o * so.channel;
+    const T* residual = static_cast<const T*>(t.residual);
+    if (residual) residual += image * sr.image + first * sr.pixel + o * sr.channel;
+    if (p.output_channels_last) {
+      const Epilogue<T, T> e{scale,  shift,    residual, sr.pixel,
+                             output, so.pixel, count,    t.activation};
+      pointwise_panel(t, weight, weight_gate, rows, pitch, pixels, e, panel);
+    } else {
+      const Epilogue<T, float> e{scale, shift, nullptr, 0, planes, kPanel, count, t.activation};
+      pointwise_panel(t, weight, weight_gate, rows, pitch, pixels, e, panel);
+      store_planes(planes, pixels, count, residual, sr.channel, output, so.channel);
+    }
+  }
+}
+
+// Calls function(T*) for the type of the elements.
+template <class Function>
+EFFKERN_INLINE void with_type(DType dtype, const Function& function) {
+  switch (dtype) {
+    case DType::kFloat16:
+      return function(static_cast<Half*>(nullptr));
+    case DType::kBFloat16:
+      return function(static_cast<BFloat16*>(nullptr));
+    default:
+      return function(static_cast<float*>(nullptr));
+  }
+}
+
+inline void pointwise(const PointwiseTask& task, int64_t begin, int64_t end, float* scratch) {
+  with_type(task.problem.dtype,
+            [&](auto* type) { pointwise_units<Plain<decltype(type)>>(task, begin, end, scratch); });
+}
+
+inline void round_means(const float* from, float factor, void* to, DType dtype, int64_t count) {
+  with_type(dtype, [&](auto* type) {
+    auto* out = static_cast<decltype(type)>(to);
+    for (int64_t i = 0; i < count; i += kLane) {
+      const int64_t n = min64(kLane, count - i);
+      store_upto(out + i, load_upto(from + i, n) * factor, n);
+    }
+  });
+}
+
+inline void gate(void* values, DType dtype, int64_t rows, int64_t channels, bool hard,
+                 const void* scale) {
+  const Vec<float> zero{}, one = splat(1.0f);
+  with_type(dtype, [&](auto* type) {
+    auto* gates = static_cast<decltype(type)>(values);
+    const auto* factor = static_cast<decltype(type)>(const_cast<void*>(scale));
+    for (int64_t row = 0; row < rows; ++row, gates += channels) {
+      for (int64_t c = 0; c < channels; c += kLane) {
+        const int64_t n = min64(kLane, channels - c);
+        Vec<float> v = load_upto(gates + c, n);
+        v = hard ? clamp<float>((v + 3.0f) / 6.0f, zero, one) : vsigmoid<float>(v);
+        if (factor) v *= load_upto(factor + c, n);
+        store_upto(gates + c, v, n);
+      }
+    }
+  });
+}
+
+}  // namespace EFFKERN_ISA
+}  // namespace effkern

@@ -1,0 +1,39 @@
+// problem -> plan: a pure function, without torch and without a look at the machine.
+#include <algorithm>
+
+#include "pointwise/pointwise.h"
+
+namespace effkern {
+namespace {
+
+// Pixels that a packed panel of weights is worth: packing takes as long as 6 of them.
+constexpr int64_t kMinPixels = 96;
+// Of the pixels of a block, which all panels read one after the other: about two thirds of an L2.
+constexpr int64_t kBlockBytes = 320 * 1024;
+// Units for each thread, so that all are done at about the same time.
+constexpr int64_t kUnitsPerThread = 4;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+PointwisePlan plan_pointwise(const PointwiseProblem& p, CpuIsa isa, int threads) {
+  PointwisePlan plan;
+  plan.merges_images = p.input_channels_last && p.output_channels_last && p.adjacent_images &&
+                       !p.has_gate && !p.has_prologue;
+  plan.gates_weight = p.has_gate && !p.has_prologue && p.out_channels < p.pixels;
+  plan.copies_input = p.dtype != DType::kFloat32 || !p.input_channels_last || p.has_prologue ||
+                      (p.has_gate && !plan.gates_weight);
+  const int64_t pixels = plan.merges_images ? p.images * p.pixels : p.pixels;
+  const int64_t images = plan.merges_images ? 1 : p.images;
+  // A multiple of what register tiles have, of one or two vectors.
+  const int64_t rows = isa == CpuIsa::kAvx512 ? 48 : 24;
+  const int64_t in_cache = kBlockBytes / (4 * std::max<int64_t>(p.in_channels, 1));
+  const int64_t shared = ceil_div(pixels * images, threads * kUnitsPerThread);
+  const int64_t wanted = std::max(std::min(in_cache, shared), kMinPixels);
+  const int64_t blocks = std::max<int64_t>(pixels / wanted, 1);
+  plan.block_pixels = ceil_div(ceil_div(pixels, blocks), rows) * rows;
+  return plan;
+}
+
+}  // namespace effkern
