@@ -24,6 +24,12 @@ SANITIZERS = {
     "thread": ["-fsanitize=thread"],
 }
 
+# The folders of csrc that a program is linked from, and their sources beside the kernels.
+PROGRAMS = {
+    "depthwise_conv2d_cpu": {"depthwise_conv2d": ("cpu", "plan", "cuda_plan")},
+    "pointwise_cpu": {"pointwise": ("cpu", "plan"), "fused_mbconv": ("cpu",)},
+}
+
 
 def cpu_has(isa: str) -> bool:
     if isa == "baseline":
@@ -38,20 +44,23 @@ def runner(tmp_path_factory):
     folder = tmp_path_factory.mktemp("native")
     compiler = build_plan.find_compiler()
 
-    def build(sanitizer: str, isas: tuple[str, ...]) -> Path:
+    def build(sanitizer: str, isas: tuple[str, ...], program: str = "depthwise_conv2d_cpu") -> Path:
         options = [*"-std=c++17 -O1 -g1 -fno-math-errno -fno-trapping-math".split(), f"-I{CSRC}"]
         options += [*SANITIZERS[sanitizer], *(["-DEFFKERN_X86"] if X86 else [])]
         options += [f"-DWITH_{isa.upper()}" for isa in isas]
-        kernels = {f"depthwise_conv2d_cpu_{isa}.cpp": build_plan.X86_FLAGS[isa] for isa in isas}
-        names = ("cpu", "plan", "cuda_plan")
-        others = dict.fromkeys((f"depthwise_conv2d_{name}.cpp" for name in names), [])
-        sources = {CSRC / "depthwise_conv2d" / name: f for name, f in (kernels | others).items()}
+        sources = {}
+        for folder_, names in PROGRAMS[program].items():
+            place = CSRC / folder_
+            sources |= {place / f"{folder_}_{name}.cpp": [] for name in names}
+            sources |= {
+                place / f"{folder_}_cpu_{isa}.cpp": build_plan.X86_FLAGS[isa] for isa in isas
+            }
         objects = []
-        for path, flags in {**sources, HERE / "depthwise_conv2d_cpu.cpp": []}.items():
-            place = "runner" if path.parent == HERE else path.stem
-            objects.append(str(folder / f"{'-'.join(isas)}-{sanitizer}-{place}.o"))
+        for path, flags in {**sources, HERE / f"{program}.cpp": []}.items():
+            stem = "runner" if path.parent == HERE else path.stem
+            objects.append(str(folder / f"{program}-{'-'.join(isas)}-{sanitizer}-{stem}.o"))
             run(*compiler, *options, *flags, "-c", str(path), "-o", objects[-1])
-        executable = folder / f"{'-'.join(isas)}-{sanitizer}"
+        executable = folder / f"{program}-{'-'.join(isas)}-{sanitizer}"
         run(*compiler, *SANITIZERS[sanitizer], *objects, "-o", str(executable), "-pthread")
         return executable
 
@@ -76,6 +85,17 @@ def test_portable_kernels(runner, sanitizer):
 
 
 # Minutes to compile: instrumented code does not fit the registers that the kernels count on.
+@pytest.mark.slow_build
+@pytest.mark.parametrize("isa", ("baseline", "avx2", "avx512"))
+def test_kernels_of_the_blocks(runner, isa):
+    if not cpu_has(isa):
+        pytest.skip(f"this processor has no {isa}")
+    output = run(
+        str(runner("address", ("baseline", isa)[isa == "baseline" :], "pointwise_cpu")), isa, "400"
+    )
+    assert output.endswith("400 problems, 0 failures\n")
+
+
 @pytest.mark.slow_build
 @pytest.mark.parametrize("isa", ("avx2", "avx512"))
 def test_vector_kernels(runner, isa):
