@@ -11,6 +11,7 @@ from torch import Tensor
 from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import Params, resolve_for
 from ..mbconv import checks, pixels
+from . import cuda_backend
 
 _NAME = "effkern.fused_mbconv"
 
@@ -57,11 +58,14 @@ def fused_mbconv(
 
     Raises:
         RuntimeError, TypeError, ValueError: shapes, dtypes or devices that do not go together, a
-            bias without its weight, an unknown activation, or as ``torch.nn.functional.conv2d``.
+            bias without its weight, an unknown activation, or as ``torch.nn.functional.conv2d``;
+            with backend "cuda", an eager call without gradients that its kernel does not take.
 
-    The dense convolution is torch's, on every device and backend. On CPU a call that needs no
-    gradient computes the images a few at a time, channels_last, and adds the projection to the
-    residual. Everything else is composed of torch's operators, differentiable to any order.
+    With backend "cuda", such a call is one kernel: float16 or bfloat16, channels_last, channels
+    in multiples of 8, at most 128 of the projection. Everywhere else the dense convolution is
+    torch's. On CPU a call that needs no gradient computes the images a few at a time,
+    channels_last, and adds the projection to the residual. Everything else is composed of torch's
+    operators, differentiable to any order.
 
     Source: EfficientNetV2 (arXiv 2104.00298).
     """
@@ -96,6 +100,9 @@ def fused_mbconv(
 
 
 def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
+    output = cuda_backend.run(input, block, residual)
+    if output is not None:
+        return output
     tensors = [t for t in (input, *block[:4], residual) if t is not None]
     if pixels.infers_on_cpu(tensors):
         return _infer(input, block, residual)
