@@ -37,7 +37,7 @@ inline constexpr int kFusedMBConvChunk = 64;
 inline constexpr int kFusedMBConvSlice = 64;
 inline constexpr int kFusedMBConvStages = 3;
 // Most output channels of a projection: they are held in registers.
-inline constexpr int kFusedMBConvMostOutputs = 128;
+inline constexpr int kFusedMBConvMostOutputs = 96;
 // Floats from row to row where a warp turns its accumulators into pixels, 32 channels at a time.
 inline constexpr int kFusedMBConvExchangePitch = 40;
 
@@ -52,7 +52,7 @@ struct FusedMBConvPlan {
   // stride_w, so that neighbouring outputs read neighbours.
   int input_height = 0, input_width = 0, phase = 0;
   int pixel_pitch = 0, row_pitch = 0;
-  // Of the projection's accumulators: 64, 128, or 0 without a projection.
+  // Of the projection's accumulators: 64, 96, or 0 without a projection.
   int outputs = 0;
   // Places in shared memory; the input tile is at 0.
   int zeros = 0, stages = 0, biases = 0, offsets = 0, exchange = 0;

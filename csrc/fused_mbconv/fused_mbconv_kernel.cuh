@@ -77,27 +77,38 @@ __device__ __forceinline__ void multiply_slice(float (&sums)[kFusedMBConvRowTile
   }
 }
 
-template <typename T, int N>
-__device__ __forceinline__ void activate_expanded(Activation activation, float (&values)[N]) {
-  // What nearly all of these blocks have, without a loop.
+// Of a chunk, the first `columns` channels, rounded up to 16.
+template <typename T, int kTiles>
+__device__ __forceinline__ void activate_expanded(Activation activation,
+                                                  float (&sums)[kFusedMBConvRowTiles][kTiles][4],
+                                                  int columns) {
+  // What nearly all of these blocks have, without a loop. 2^126 and more has 0 for a reciprocal.
   if (activation == Activation::kSiLU) {
 #pragma unroll
-    for (float& x : values) x = __fdividef(x, 1.f + __expf(-x));
+    for (int j = 0; j < kTiles; j += 2) {
+      if (8 * j >= columns) continue;
+#pragma unroll
+      for (int i = 0; i < 8 * kFusedMBConvRowTiles; ++i) {
+        float& x = sums[i / 8][j + i / 4 % 2][i % 4];
+        x *= ptx::reciprocal_approx(1.f + ptx::exp2_approx(x * -1.4426950408889634f));
+      }
+    }
     return;
   }
   if (activation == Activation::kNone) return;
   // The others through one piece of code, past which the array is moved, as `apply` does it.
-  constexpr int kGroup = 8;
+  constexpr int kValues = kFusedMBConvRowTiles * kTiles * 4, kGroup = 8;
+  float (&values)[kValues] = reinterpret_cast<float (&)[kValues]>(sums);
 #pragma unroll 1
-  for (int i = 0; i < N; i += kGroup) {
+  for (int i = 0; i < kValues; i += kGroup) {
     float group[kGroup];
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) group[j] = values[j];
     activate<T>(activation, group);
 #pragma unroll
-    for (int j = 0; j < N - kGroup; ++j) values[j] = values[j + kGroup];
+    for (int j = 0; j < kValues - kGroup; ++j) values[j] = values[j + kGroup];
 #pragma unroll
-    for (int j = 0; j < kGroup; ++j) values[N - kGroup + j] = group[j];
+    for (int j = 0; j < kGroup; ++j) values[kValues - kGroup + j] = group[j];
   }
 }
 
@@ -220,7 +231,7 @@ __global__ void __launch_bounds__(32 * kFusedMBConvMostWarps, 2)
         multiply_slice<T, kTiles / 2>(sums, tile, pixels, zeros, each, rows, steps);
       }
     }
-    activate_expanded<T>(p.activation, reinterpret_cast<float (&)[kRowTiles * kTiles * 4]>(sums));
+    activate_expanded<T>(p.activation, sums, columns);
     if constexpr (kOutputs == 0) {
       store_pixels(p, tiles, at, exchange, sums, chunk * kFusedMBConvChunk);
     } else {
@@ -236,7 +247,7 @@ __global__ void __launch_bounds__(32 * kFusedMBConvMostWarps, 2)
         }
       }
 #pragma unroll
-      for (int part = 0; part < kOutputs / 64; ++part) {
+      for (int part = 0; part < weights.kParts; ++part) {
         const WeightRows<T> rows{weights.next() + weight_row, weight_vector};
 #pragma unroll
         for (int step = 0; step < kTiles / 2; ++step) {
@@ -244,7 +255,7 @@ __global__ void __launch_bounds__(32 * kFusedMBConvMostWarps, 2)
 #pragma unroll
           for (int pair = 0; pair < 4; ++pair) {
             const int j = 8 * part + 2 * pair;
-            if (8 * j >= p.out_channels) continue;
+            if (j >= kOutputTiles || 8 * j >= p.out_channels) continue;
             uint32_t b[4];
             rows.load(b, step, pair);
             const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};

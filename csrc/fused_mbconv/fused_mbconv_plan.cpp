@@ -99,7 +99,7 @@ FusedMBConvPlan plan_fused_mbconv(const FusedMBConvProblem& p) {
   } else if (p.in_channels % kVector || p.hidden % kVector || p.out_channels % kVector) {
     plan.refusal = "channels that are no multiples of 8";
   } else if (p.has_projection && p.out_channels > kFusedMBConvMostOutputs) {
-    plan.refusal = "a projection to more than 128 channels";
+    plan.refusal = "a projection to more than 96 channels";
   } else if (p.batch < 1 || !fits_int(p)) {
     plan.refusal = "an empty tensor or sizes that an int does not hold";
   }

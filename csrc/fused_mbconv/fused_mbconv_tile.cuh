@@ -111,6 +111,8 @@ __device__ __forceinline__ void stage_bias(float* staged, const T* bias, int siz
 template <typename T, int kOutputs>
 class FusedMBConvWeights {
  public:
+  // Of a chunk, those of the projection.
+  static constexpr int kParts = (kOutputs + kFusedMBConvChunk - 1) / kFusedMBConvChunk;
   static constexpr int kPitch = kFusedMBConvSlice, kElements = kFusedMBConvChunk * kPitch;
 
   // Starts to copy the first stages; what was started before is part of the first.
@@ -135,25 +137,37 @@ class FusedMBConvWeights {
  private:
   __device__ __forceinline__ void copy() {
     if (chunk_ < tiles_.chunks) {
-      const bool expands = kOutputs == 0 || slice_ < tiles_.slices;
-      const int pitch = expands ? p_.depth : p_.hidden;
-      const int rows = expands ? p_.hidden : p_.out_channels;
-      const int first = 64 * (expands ? chunk_ : slice_ - tiles_.slices);
-      const int column = 64 * (expands ? slice_ : chunk_) + 8 * vector_;
-      const T* from = (expands ? p_.expand_weight : p_.project_weight) +
-                      (int64_t(first + row_) * pitch + column);
-      T* to = stages_ + write_ * kElements + to_;
-      const int step = blockDim.x / 8;
-#pragma unroll 1
-      for (int row = row_; row < kFusedMBConvChunk; row += step) {
-        ptx::cp_async<16>(to, from, first + row < rows && column < pitch);
-        from += int64_t(step) * pitch;
-        to += step * kPitch;
+      if (kOutputs == 0 || slice_ < tiles_.slices) {
+        copy(p_.expand_weight, p_.depth, p_.hidden - chunk_ * kFusedMBConvChunk,
+             chunk_ * kFusedMBConvChunk, slice_ * kFusedMBConvSlice);
+      } else {
+        const int first = (slice_ - tiles_.slices) * kFusedMBConvChunk;
+        copy(p_.project_weight, p_.hidden, p_.out_channels - first, first,
+             chunk_ * kFusedMBConvSlice);
       }
-      if (++slice_ == tiles_.slices + kOutputs / 64) slice_ = 0, ++chunk_;
+      if (++slice_ == tiles_.slices + kParts) slice_ = 0, ++chunk_;
     }
     ptx::cp_async_commit();
     write_ = write_ + 1 == kFusedMBConvStages ? 0 : write_ + 1;
+  }
+
+  // 64 columns from `column` on of the rows from `first` on, of which there are `rows`. The second
+  // half is not read where it has no row.
+  __device__ __forceinline__ void copy(const T* weight, int pitch, int rows, int first,
+                                       int column) {
+    column += 8 * vector_;
+    const int step = blockDim.x / 8, valid = column < pitch ? rows : 0;
+    const T* from = weight + (int64_t(first + row_) * pitch + column);
+    T* to = stages_ + write_ * kElements + to_;
+    const int end = rows > kFusedMBConvChunk / 2 ? kFusedMBConvChunk : kFusedMBConvChunk / 2;
+    // 32 rows are a multiple of twice the step.
+#pragma unroll 1
+    for (int row = row_; row < end; row += 2 * step) {
+      ptx::cp_async<16>(to, from, row < valid);
+      ptx::cp_async<16>(to + step * kPitch, from + step * pitch, row + step < valid);
+      from += 2 * step * pitch;
+      to += 2 * step * kPitch;
+    }
   }
 
   const FusedMBConvImages<T>& p_;

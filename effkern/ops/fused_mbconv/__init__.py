@@ -62,7 +62,7 @@ def fused_mbconv(
             with backend "cuda", an eager call without gradients that its kernel does not take.
 
     With backend "cuda", such a call is one kernel: float16 or bfloat16, channels_last, channels
-    in multiples of 8, at most 128 of the projection. Everywhere else the dense convolution is
+    in multiples of 8, at most 96 of the projection. Everywhere else the dense convolution is
     torch's. On CPU a call that needs no gradient computes the images a few at a time,
     channels_last, and adds the projection to the residual. Everything else is composed of torch's
     operators, differentiable to any order.
