@@ -204,11 +204,11 @@ void bind_plan(py::module_& m) {
       py::arg("problem"), "The plan of the convolution that LayerNorm follows, on CPU.");
 }
 
-FusedMBConvPlan plan_fused(const std::string& dtype, int64_t batch, int64_t in_channels,
-                           int64_t height, int64_t width, int64_t hidden, int64_t out_channels,
-                           int64_t kernel_h, int64_t kernel_w, int64_t stride_h, int64_t stride_w,
-                           int64_t pad_top, int64_t pad_bottom, int64_t pad_left, int64_t pad_right,
-                           bool has_residual) {
+FusedMBConvPlan plan_fused(const std::string& dtype, bool has_residual, int64_t batch,
+                           int64_t in_channels, int64_t height, int64_t width, int64_t hidden,
+                           int64_t out_channels, int64_t kernel_h, int64_t kernel_w,
+                           int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_bottom,
+                           int64_t pad_left, int64_t pad_right) {
   FusedMBConvProblem p;
   p.dtype = parse<DType>("dtype", dtype, kDTypes);
   p.batch = batch, p.in_channels = in_channels, p.height = height, p.width = width;
@@ -239,11 +239,11 @@ void bind_fused_mbconv(py::module_& m) {
       .def_readonly("shared_memory", &Plan::shared_memory)
       .def_readonly("bytes", &Plan::bytes)
       .def_readonly("flops", &Plan::flops);
-  m.def("plan_fused_mbconv", &plan_fused, py::arg("dtype"), py::arg("batch"),
-        py::arg("in_channels"), py::arg("height"), py::arg("width"), py::arg("hidden"),
-        py::arg("out_channels"), py::arg("kernel_h"), py::arg("kernel_w"), py::arg("stride_h"),
-        py::arg("stride_w"), py::arg("pad_top"), py::arg("pad_bottom"), py::arg("pad_left"),
-        py::arg("pad_right"), py::arg("has_residual"),
+  m.def("plan_fused_mbconv", &plan_fused, py::arg("dtype"), py::arg("has_residual"),
+        py::arg("batch"), py::arg("in_channels"), py::arg("height"), py::arg("width"),
+        py::arg("hidden"), py::arg("out_channels"), py::arg("kernel_h"), py::arg("kernel_w"),
+        py::arg("stride_h"), py::arg("stride_w"), py::arg("pad_top"), py::arg("pad_bottom"),
+        py::arg("pad_left"), py::arg("pad_right"),
         "The CUDA kernel's plan of a problem; out_channels is 0 without a projection.");
 }
 

@@ -148,6 +148,7 @@ class FusedMBConvPlan:
 
 def plan_fused_mbconv(
     dtype: str,
+    has_residual: bool,
     batch: int,
     in_channels: int,
     height: int,
@@ -162,7 +163,6 @@ def plan_fused_mbconv(
     pad_bottom: int,
     pad_left: int,
     pad_right: int,
-    has_residual: bool,
 ) -> FusedMBConvPlan: ...
 def build_info() -> dict[str, str]: ...
 def cpu_features() -> dict[str, bool]: ...

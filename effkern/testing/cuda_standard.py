@@ -36,7 +36,7 @@ _HOOKED = ((3, 1), (3, 2), (5, 2))
 # One size for each weight gradient of large kernels on tensor cores.
 _LARGE_KERNELS = (31, 51)
 # Of fused_mbconv: channels, expanded and projected ones, where 0 is no projection.
-_BLOCKS = ((24, 24, 0), (48, 192, 48), (96, 384, 96))
+_BLOCKS = ((24, 24, 0), (48, 192, 48), (96, 128, 96))
 # Enough to compare a kernel with itself.
 _LANES = 512
 
@@ -70,8 +70,8 @@ def standard_launches() -> dict[str, Standard]:
             _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)
     for kernel in _LARGE_KERNELS:
         _add(found, torch.bfloat16, torch.contiguous_format, kernel, 1, 1, passes=("wgrad",))
-    for channels in _BLOCKS:
-        _add_fused_mbconv(found, *channels)
+    for block in _BLOCKS:
+        _add_fused_mbconv(found, *block)
     return found
 
 

@@ -1,9 +1,10 @@
 """Runs the control flow and the addresses of machine code: what a kernel executes, and touches.
 
 Integer arithmetic, predicates and branches are computed for every lane of some blocks, and integers
-come back from shared memory; data are not. So the counts are those of a launch, whatever the trip counts of loops depend on: instructions
-per warp, and the memory that each of them touches. Lanes of a warp that diverge meet again at the
-first instruction that all of them reach. A branch or an address that depends on data is an error.
+come back from shared memory; data are not computed. So the counts are those of a launch, whatever
+the trip counts of loops depend on: instructions per warp, and the memory that each of them touches.
+Lanes of a warp that diverge meet again at the first instruction that all of them reach. A branch or
+an address that depends on data is an error.
 """
 
 from __future__ import annotations

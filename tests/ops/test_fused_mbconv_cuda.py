@@ -148,8 +148,8 @@ def test_bad_arguments_of_the_operator(device):
 
 def test_plan():
     """Blocks of 128 pixels where there are enough, of 64 where not; a tile fits the image."""
-    sizes = (48, 75, 75, 192, 48, 3, 3, 1, 1, 1, 1, 1, 1, True)
-    many, one = (cuda_backend.plan("bfloat16", batch, *sizes) for batch in (64, 1))
+    sizes = (48, 75, 75, 192, 48, 3, 3, 1, 1, 1, 1, 1, 1)
+    many, one = (cuda_backend.plan("bfloat16", True, batch, *sizes) for batch in (64, 1))
     assert many.refusal is None and (many.warps, one.warps) == (4, 2)
     assert (many.tile_height, many.tile_width) == (5, 25) and many.grid == 64 * 45
     assert max(many.shared_memory, one.shared_memory) <= 99 << 10

@@ -96,12 +96,12 @@ def _refusal(backend: int, input: Tensor, block: _Block, residual: Tensor | None
     hidden, _, kernel_h, kernel_w = block.expand_weight.shape
     out = 0 if block.project_weight is None else block.project_weight.shape[0]
     sizes = (*input.shape, hidden, out, kernel_h, kernel_w, *block.params[:6])
-    return plan(str(input.dtype)[6:], *sizes, residual is not None).refusal
+    return plan(str(input.dtype)[6:], residual is not None, *sizes).refusal
 
 
 @functools.lru_cache(maxsize=256)
-def plan(dtype: str, *sizes: int) -> FusedMBConvPlan:
-    """The kernel's :class:`effkern._C.FusedMBConvPlan` of `_C.plan_fused_mbconv`'s arguments."""
+def plan(dtype: str, has_residual: bool, *sizes: int) -> FusedMBConvPlan:
+    """The kernel's plan; `sizes` are the integers of `_C.plan_fused_mbconv`, in their order."""
     from ... import _C
 
-    return _C.plan_fused_mbconv(dtype, *sizes)
+    return _C.plan_fused_mbconv(dtype, has_residual, *sizes)
