@@ -25,7 +25,8 @@ class BlockLayer:
 
     Attributes:
         name: channels in, expanded and out, size of the image, kernel and stride.
-        kind: the block of effkern that stands for it, and whether it has squeeze-and-excitation.
+        kind: the block of effkern that stands for it (FusedMBConv: functional.fused_mbconv), and
+            whether it has squeeze-and-excitation.
         shape: (channels, height, width) of its input.
         module: the block on the meta device.
     """

@@ -11,6 +11,7 @@
 #include "depthwise_conv2d/depthwise_conv2d.h"
 #include "depthwise_conv2d_layer_norm/depthwise_conv2d_layer_norm.h"
 #include "effkern_build_info.h"
+#include "fused_mbconv/fused_mbconv.h"
 
 namespace py = pybind11;
 
@@ -203,6 +204,49 @@ void bind_plan(py::module_& m) {
       py::arg("problem"), "The plan of the convolution that LayerNorm follows, on CPU.");
 }
 
+FusedMBConvPlan plan_fused(const std::string& dtype, bool has_residual, int64_t batch,
+                           int64_t in_channels, int64_t height, int64_t width, int64_t hidden,
+                           int64_t out_channels, int64_t kernel_h, int64_t kernel_w,
+                           int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_bottom,
+                           int64_t pad_left, int64_t pad_right) {
+  FusedMBConvProblem p;
+  p.dtype = parse<DType>("dtype", dtype, kDTypes);
+  p.batch = batch, p.in_channels = in_channels, p.height = height, p.width = width;
+  p.hidden = hidden, p.has_projection = out_channels != 0;
+  p.out_channels = p.has_projection ? out_channels : hidden;
+  p.kernel_h = kernel_h, p.kernel_w = kernel_w, p.stride_h = stride_h, p.stride_w = stride_w;
+  p.pad_top = pad_top, p.pad_bottom = pad_bottom, p.pad_left = pad_left, p.pad_right = pad_right;
+  p.has_residual = has_residual;
+  const int64_t positive[] = {in_channels, hidden,   p.out_channels, kernel_h,
+                              kernel_w,    stride_h, stride_w};
+  if (*std::min_element(std::begin(positive), std::end(positive)) < 1 ||
+      p.height + pad_top + pad_bottom < kernel_h || p.width + pad_left + pad_right < kernel_w) {
+    throw py::value_error(
+        "plan_fused_mbconv: wanted sizes above zero and a kernel that fits into the padded input");
+  }
+  return plan_fused_mbconv(p);
+}
+
+void bind_fused_mbconv(py::module_& m) {
+  using Plan = FusedMBConvPlan;
+  py::class_<Plan>(m, "FusedMBConvPlan", "How the CUDA kernel computes fused_mbconv, or why not.")
+      .def_readonly("refusal", &Plan::refusal, "Why there is no kernel, or None.")
+      .def_readonly("warps", &Plan::warps, "Of a block, 32 pixels each.")
+      .def_readonly("tile_height", &Plan::tile_height)
+      .def_readonly("tile_width", &Plan::tile_width)
+      .def_readonly("outputs", &Plan::outputs, "Columns of the projection in registers.")
+      .def_readonly("grid", &Plan::grid)
+      .def_readonly("shared_memory", &Plan::shared_memory)
+      .def_readonly("bytes", &Plan::bytes)
+      .def_readonly("flops", &Plan::flops);
+  m.def("plan_fused_mbconv", &plan_fused, py::arg("dtype"), py::arg("has_residual"),
+        py::arg("batch"), py::arg("in_channels"), py::arg("height"), py::arg("width"),
+        py::arg("hidden"), py::arg("out_channels"), py::arg("kernel_h"), py::arg("kernel_w"),
+        py::arg("stride_h"), py::arg("stride_w"), py::arg("pad_top"), py::arg("pad_bottom"),
+        py::arg("pad_left"), py::arg("pad_right"),
+        "The CUDA kernel's plan of a problem; out_channels is 0 without a projection.");
+}
+
 void bind_ceilings(py::module_& m) {
   using ceilings::Rate;
   const auto without_lock = py::call_guard<py::gil_scoped_release>();
@@ -222,6 +266,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "effkern without torch: planner, build facts, CPU features.";
   bind_problem(m);
   bind_plan(m);
+  bind_fused_mbconv(m);
   bind_ceilings(m);
   m.def("build_info", &build_info);
   m.def("cpu_features", &cpu_features);

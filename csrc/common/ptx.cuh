@@ -198,6 +198,18 @@ __device__ __forceinline__ uint32_t to_tf32(float value) {
   return bits;
 }
 
+// 2^x and 1/x to about 2 units in the last place; subnormal numbers, in and out, are zeros.
+__device__ __forceinline__ float exp2_approx(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // A barrier of `threads` threads of the block, a multiple of 32. Number 0 is __syncthreads'.
 __device__ __forceinline__ void named_barrier_sync(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");

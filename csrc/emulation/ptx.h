@@ -131,6 +131,16 @@ inline uint32_t to_tf32(float value) {
   return (bits + 0x1000u) & 0xffffe000u;
 }
 
+inline float without_subnormal(float x) {
+  return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.f, x) : x;
+}
+inline float exp2_approx(float x) { return without_subnormal(std::exp2(without_subnormal(x))); }
+inline float reciprocal_approx(float x) {
+  x = without_subnormal(x);
+  // Division by zero is no fault here.
+  return x == 0.f ? std::copysign(INFINITY, x) : without_subnormal(1.f / x);
+}
+
 inline void named_barrier_sync(int barrier, int threads EFFKERN_SITE) {
   emulation::barrier_sync(barrier, threads, false, "bar.sync", site);
 }

@@ -223,6 +223,11 @@ def plan(name: str) -> Plan:
     # Scales and shifts are read, and sums of the output stored, one float32 at a time.
     hooks = (4,) if rest[-1] == "Hooked" else ()
     match family.removeprefix("depthwise_conv2d_"):
+        case "fused_mbconv_kernel":
+            # Weights and input by cp.async; residual and output in rows of 32 channels, 8 pixels of
+            # a warp at a time. What FusedMBConvPlan allows.
+            images = Access(16, 8, (element,))
+            return Plan(images, Access(16, 8), MOST_OPTED_SHARED_MEMORY, MOST_OPTED_SHARED_MEMORY)
         case "channels_last_kernel":
             pixels = 16 // channels
             load = Access(vector, stride * ((pixels - 1) * stride + kernel), (element, *hooks))

@@ -35,6 +35,8 @@ _OTHERS = (
 _HOOKED = ((3, 1), (3, 2), (5, 2))
 # One size for each weight gradient of large kernels on tensor cores.
 _LARGE_KERNELS = (31, 51)
+# Of fused_mbconv: channels, expanded and projected ones, where 0 is no projection.
+_BLOCKS = ((24, 24, 0), (48, 192, 48), (96, 128, 96))
 # Enough to compare a kernel with itself.
 _LANES = 512
 
@@ -68,7 +70,26 @@ def standard_launches() -> dict[str, Standard]:
             _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)
     for kernel in _LARGE_KERNELS:
         _add(found, torch.bfloat16, torch.contiguous_format, kernel, 1, 1, passes=("wgrad",))
+    for block in _BLOCKS:
+        _add_fused_mbconv(found, *block)
     return found
+
+
+def _add_fused_mbconv(found: dict[str, Standard], channels: int, hidden: int, out: int) -> None:
+    """3x3 with SiLU and the input as residual."""
+
+    def empty(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+
+    image = empty(_BATCH, channels, _SIZE, _SIZE)
+    weight, projection = empty(hidden, channels, 3, 3), torch.empty((out, hidden)).bfloat16()
+    with recorded_launches() as launches:
+        torch.ops.effkern_emulated.fused_mbconv(
+            image, weight, None, projection if out else None, None, image, 1, 1, 1, 1, 1, 1,
+            ACTIVATIONS["silu"], registry.BACKENDS["cuda_emulated"],
+        )  # fmt: skip
+    distinct = 2 * (2 * image.numel() + weight.numel() + projection.numel())
+    found[short_name(launches[0].kernel)] = Standard(launches[0], image.numel(), distinct)
 
 
 def _operands(

@@ -1,9 +1,10 @@
 """Runs the control flow and the addresses of machine code: what a kernel executes, and touches.
 
-Integer arithmetic, predicates and branches are computed for every lane of some blocks; data are
-not. So the counts are those of a launch, whatever the trip counts of loops depend on: instructions
-per warp, and the memory that each of them touches. Lanes of a warp that diverge meet again at the
-first instruction that all of them reach. A branch or an address that depends on data is an error.
+Integer arithmetic, predicates and branches are computed for every lane of some blocks, and integers
+come back from shared memory; data are not computed. So the counts are those of a launch, whatever
+the trip counts of loops depend on: instructions per warp, and the memory that each of them touches.
+Lanes of a warp that diverge meet again at the first instruction that all of them reach. A branch or
+an address that depends on data is an error.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 
 from . import sass_operations as ops
 from .sass import access_width
-from .sass_decoder import Decoded, decode
+from .sass_decoder import Decoded, decode, following
 from .sass_execution import NO_EFFECT, Function, Lanes, function_of
 from .sass_program import Program
+from .sass_shared import SharedIntegers
 from .traffic import Traffic
 
 # Where the first parameter lies in constant bank 0, by compute capability.
@@ -79,6 +81,7 @@ class Interpreter:
         )
         self._next = np.where(thread < threads, 0, _END)
         self._unknown: set[str] = set()
+        self._shared = SharedIntegers(len(thread), len(blocks))
         self.traffic = Traffic(warps, len(blocks))
 
     def run(self, most_steps: int = 100_000) -> Counter[str]:
@@ -145,6 +148,7 @@ class Interpreter:
         if decoded.copied_to is not None:
             place = self._lanes.address(decoded.copied_to) & ops.WORD
             self.traffic.count_shared(place, mask, width, stores=True)
+            self._shared.store(place, mask, width, None)
         if instruction.name == "LDSM":
             # Eight lanes have the rows of a matrix.
             matrices = int(instruction.modifiers[-1]) if instruction.modifiers[-1] in "24" else 1
@@ -152,10 +156,28 @@ class Interpreter:
             self.traffic.count_shared(at & ops.WORD, mask & rows, _MATRIX_ROW, stores)
         elif instruction.name in ("LDS", "STS"):
             self.traffic.count_shared(at & ops.WORD, mask, width, stores)
+            if self._integers(decoded, at & ops.WORD, mask, width):
+                return
         else:
             self.traffic.count_global(at, mask, width, stores)
         if not stores:
             self._unknown |= decoded.writes
+
+    def _integers(self, decoded: Decoded, at: np.ndarray, mask: np.ndarray, width: int) -> bool:
+        """Keeps what is stored, if it is known; whether what is loaded is."""
+        instruction, lanes = decoded.instruction, self._lanes
+        if instruction.name == "STS":
+            known = width == 4 and self._unknown.isdisjoint(decoded.reads)
+            value = lanes.value(instruction.operands[1]) if known else None
+            self._shared.store(at, mask, width, value)
+            return True
+        values = self._shared.load(at, mask, width)
+        if values is None:
+            return False
+        for i, value in enumerate(values):
+            lanes.write(following(instruction.operands[0], i), value, mask)
+        self._unknown -= decoded.writes
+        return True
 
     def _branch(self, decoded: Decoded, mask: np.ndarray) -> None:
         instruction = decoded.instruction

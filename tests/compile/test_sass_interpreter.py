@@ -106,6 +106,27 @@ def test_branches_on_data_are_refused(line):
     run(f"{line}\n MOV R1, RZ\n ISETP.NE.AND P0, PT, R1, RZ, PT\n @P0 EXIT\n EXIT")
 
 
+TABLE = """
+    S2R R0, SR_TID.X
+    IMAD.SHL.U32 R1, R0, 0x4, RZ
+    STS [R1+0x100], R0
+    LDG.E R9, [R2.64]
+    {between}
+    LDS.64 R4, [0x108]
+    LDS R6, [R5]
+    EXIT
+"""
+
+
+def test_integers_come_back_from_shared_memory():
+    _, traffic = run(TABLE.format(between="BAR.SYNC 0x0"))
+    # Two halves of a warp, then thread 2's number as the address of all lanes.
+    assert traffic.shared_loads.requests == 2 and traffic.shared_loads.wavefronts == 3
+    for store in ("STS [0x10c], R9", "STS.64 [0x108], R0", "LDGSTS.E [0x108], [R2.64]"):
+        with pytest.raises(UnknownValueError, match="an address that does not depend on data"):
+            run(TABLE.format(between=store))
+
+
 def test_global_traffic():
     text = """
         S2R R0, SR_TID.X

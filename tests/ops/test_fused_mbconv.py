@@ -150,7 +150,9 @@ def test_compile():
 
 
 def test_other_backends_are_composed(backend):
+    """Where gradients are wanted, also backend "cuda" is."""
     arguments = mapped(lambda t: t.to(backend.device), problem(stride=2))
+    arguments["expand_bias"].requires_grad_()
     wanted = reference(**arguments)
     torch.testing.assert_close(fused_mbconv(**arguments), wanted, rtol=1e-4, atol=1e-4)
 

@@ -259,6 +259,27 @@ void test_to_tf32() {
   report("to_tf32", error, out.data, wanted);
 }
 
+__global__ void approx_kernel(const uint32_t* in, uint32_t* out) {
+  const float x = __uint_as_float(in[threadIdx.x]);
+  const float y = threadIdx.x < 4 ? ptx::exp2_approx(x) : ptx::reciprocal_approx(x);
+  out[threadIdx.x] = __float_as_uint(y);
+}
+
+void test_approx() {
+  // 2^x of 0, a subnormal number, both infinities; 1/x of zero, both infinities, 2^127.
+  const uint32_t pairs[][2] = {{0x00000000u, 0x3f800000u}, {0x00400000u, 0x3f800000u},
+                               {0xff800000u, 0x00000000u}, {0x7f800000u, 0x7f800000u},
+                               {0x00000000u, 0x7f800000u}, {0x7f800000u, 0x00000000u},
+                               {0xff800000u, 0x80000000u}, {0x7f000000u, 0x00000000u}};
+  constexpr int kCount = 8;
+  Words in(kCount), out(kCount);
+  std::vector<uint32_t> wanted;
+  for (int i = 0; i < kCount; ++i) in.data[i] = pairs[i][0], wanted.push_back(pairs[i][1]);
+  const cudaError_t error =
+      launch_kernel(approx_kernel, dim3(1), dim3(kCount), 0, nullptr, in.data, out.data);
+  report("exp2_approx and reciprocal_approx", error, out.data, wanted);
+}
+
 // Warp 0 writes and goes on; warp 1 waits for it; both meet twice.
 __global__ void named_barrier_kernel(uint32_t* out) {
   EFFKERN_SHARED(uint32_t, staged, [kWarp]);
@@ -342,6 +363,7 @@ int run() {
   test_mma<Mma::kK8BFloat16>("mma_m16n8k8<bfloat16>");
   test_mma<Mma::kK8Tf32>("mma_m16n8k8_tf32");
   test_to_tf32();
+  test_approx();
   test_named_barriers();
   if (sm90) test_cluster();
   std::printf("%d failures\n", failures);

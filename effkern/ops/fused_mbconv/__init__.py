@@ -13,6 +13,7 @@ from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import Params, resolve_for
 from ..mbconv import checks, pixels
 from ..pointwise import composed, pointwise_into
+from . import cuda_backend
 
 if _library.available():
     _WINOGRAD = torch.ops.effkern._fused_mbconv_cpu.default
@@ -65,12 +66,14 @@ def fused_mbconv(
 
     Raises:
         RuntimeError, TypeError, ValueError: shapes, dtypes or devices that do not go together, a
-            bias without its weight, an unknown activation, or as ``torch.nn.functional.conv2d``.
+            bias without its weight, an unknown activation, or as ``torch.nn.functional.conv2d``;
+            with backend "cuda", an eager call without gradients that its kernel does not take.
 
     On CPU a call that needs no gradient is one pass for 3x3 kernels with stride 1: Winograd's
-    F(2x2, 3x3), within the error bound of all kernels here. With others the dense convolution is
-    torch's, a few images at a time. Everything else is composed of torch's operators,
-    differentiable to any order.
+    F(2x2, 3x3), within the error bound of all kernels here; with others the dense convolution is
+    torch's, a few images at a time. With backend "cuda" an eager call that needs no gradient is one
+    kernel: float16 or bfloat16, channels_last, channels in multiples of 8, at most 96 of the
+    projection. Everything else is composed of torch's operators, differentiable to any order.
 
     Source: EfficientNetV2 (arXiv 2104.00298); fast algorithms (arXiv 1509.09308).
     """
@@ -105,6 +108,9 @@ def fused_mbconv(
 
 
 def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
+    output = cuda_backend.run(input, block, residual)
+    if output is not None:
+        return output
     tensors = [t for t in (input, *block[:4], residual) if t is not None]
     if pixels.infers_on_cpu(tensors):
         return _infer(input, block, residual)
