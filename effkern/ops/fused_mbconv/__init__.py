@@ -11,6 +11,7 @@ from torch import Tensor
 from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import Params, resolve_for
 from ..mbconv import checks, pixels
+from . import triton_backend
 
 _NAME = "effkern.fused_mbconv"
 
@@ -57,11 +58,13 @@ def fused_mbconv(
 
     Raises:
         RuntimeError, TypeError, ValueError: shapes, dtypes or devices that do not go together, a
-            bias without its weight, an unknown activation, or as ``torch.nn.functional.conv2d``.
+            bias without its weight, an unknown activation, a backend asked for by name that cannot
+            run the call, or as ``torch.nn.functional.conv2d``.
 
-    The dense convolution is torch's, on every device and backend. On CPU a call that needs no
-    gradient computes the images a few at a time, channels_last, and adds the projection to the
-    residual. Everything else is composed of torch's operators, differentiable to any order.
+    On CPU a call that needs no gradient computes the images a few at a time, channels_last, with
+    torch's convolution, and adds the projection to the residual. Backend "triton" runs such a call
+    in one kernel: float32, float16 or bfloat16, O <= 256. Everything else is composed of torch's
+    operators, differentiable to any order.
 
     Source: EfficientNetV2 (arXiv 2104.00298).
     """
@@ -99,6 +102,8 @@ def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     tensors = [t for t in (input, *block[:4], residual) if t is not None]
     if pixels.infers_on_cpu(tensors):
         return _infer(input, block, residual)
+    if (result := triton_backend.forward(_NAME, input, block, residual)) is not None:
+        return result
     expand_weight, expand_bias, project_weight, project_bias, params, _ = block
     output = fallback.activate(_convolve(input, expand_weight, expand_bias, params), params[8])
     if project_weight is not None:
