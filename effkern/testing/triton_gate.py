@@ -182,11 +182,13 @@ def _fused_mbconv_plan(launch: Launch) -> Plan:
         return Plan(matrix=half)
     # Biases: a thread holds two neighbours of every eight columns of sums.
     narrow = (values["GROUPS"] * values["EXPANDED"] + values["OUT"]) // 8
-    tile = values["EXPANDED"] * values["REDUCTION"]
-    if tile < 32 * launch.options["num_warps"] * (8 if half else 4):
-        # A tile of weights has less than a vector for each thread. Steps may be unrolled, and as
-        # many as there are stages are loaded before the first.
-        terms = values["KERNEL_H"] * values["KERNEL_W"] * values["CHANNELS"]
-        steps = -(-terms // values["REDUCTION"]) + launch.options["num_stages"]
+    threads = 32 * launch.options["num_warps"]
+    # Steps may be unrolled, and as many as there are stages are loaded before the first.
+    terms = values["KERNEL_H"] * values["KERNEL_W"] * values["CHANNELS"]
+    steps = -(-terms // values["REDUCTION"]) + launch.options["num_stages"]
+    if values["EXPANDED"] * values["REDUCTION"] < threads * (8 if half else 4):
+        # A tile of weights has less than a vector for each thread.
         narrow += values["GROUPS"] * steps
+    if values["THROUGH_L1"]:
+        narrow += values["PIXELS"] * values["REDUCTION"] // (4 * threads) * steps
     return Plan(16, 16, matrix=half, narrow_loads=narrow)

@@ -72,6 +72,7 @@ def forward(
             ACTIVATION=activation,
             # Twice over, for the borders.
             WIDE=2 * max(input.numel(), output.numel()) > _MOST,
+            THROUGH_L1=configs.goes_through_l1(channels, input.element_size()),
             PIXELS=config.pixels,
             REDUCTION=config.reduction,
             EXPANDED=config.expanded,
