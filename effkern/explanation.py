@@ -16,6 +16,7 @@ from .nn.depthwise_conv2d import DepthwiseConv2d
 from .ops.depthwise_conv2d import _AUTO_DEVICES, _DTYPES, ACTIVATIONS, Params, fused_cuda, resolve
 from .ops.depthwise_conv2d.cuda_plan import plan as cuda_plan
 from .ops.depthwise_conv2d.triton_plan import plan as triton_plan
+from .ops.depthwise_conv2d_layer_norm.triton_backend import plan as norm_plan
 from .plans import Explanation, Plan
 
 _ACTIVATION_NAMES = {code: name for name, code in ACTIVATIONS.items()}
@@ -144,15 +145,16 @@ def _with_norm(explanation: Explanation) -> Explanation:
         forward = Plan(**{name: getattr(native, name) for name in names})
         backward = replace(forward, reason=f"computes the convolution again, {forward.reason}")
     else:
+        reason = "composed, there is no fused kernel for this"
+        backward = replace(forward, kernel="aten::native_layer_norm_backward", reason=reason)
+        fused = norm_plan(explanation.problem) if forward.backend in _TRITON else None
         forward = replace(
             forward,
-            kernel=f"{forward.kernel}, aten::native_layer_norm",
-            reason=f"composed, the fused kernel is for CPU only; convolution: {forward.reason}",
-        )
-        backward = replace(
-            forward,
-            kernel="aten::native_layer_norm_backward",
-            reason="composed, the fused kernel is for CPU only",
+            **fused
+            or {
+                "kernel": f"{forward.kernel}, aten::native_layer_norm",
+                "reason": f"{reason}; convolution: {forward.reason}",
+            },
         )
     norms = {"forward": forward, "norm_backward": backward}
     rest = {name: plan for name, plan in plans.items() if name != "forward"}

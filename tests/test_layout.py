@@ -60,10 +60,7 @@ def test_there_is_an_op():
 
 
 # Of other operators on these backends, for now; their pages in docs/notes say what is missing.
-COMPOSED = {
-    "depthwise_conv2d_layer_norm": {"cuda", "triton"},
-    "fused_mbconv": {"triton"},
-}
+COMPOSED = {"depthwise_conv2d_layer_norm": {"cuda"}}
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -28,17 +28,18 @@ DTYPES = {80: ("bfloat16", "float32"), 90: ("bfloat16", "float32", "float16"), 1
 
 
 def shipped(capability: int):
-    """The launches of every workload layer on sm_`capability`, by fingerprint."""
+    """The launches of every workload layer and block on sm_`capability`, by fingerprint."""
     sys.path.insert(0, str(ROOT))
     import torch
 
-    from effkern.testing import triton_layers
+    from effkern.testing import triton_blocks, triton_layers
 
     # By name: the benchmarks are no part of what tools/ is checked with.
     workloads = importlib.import_module("benchmarks.workloads")
     dtypes = [getattr(torch, name) for name in DTYPES[capability]]
     layers = workloads.distinct(workloads.models())
-    return triton_layers.launches(layers, capability, dtypes)
+    blocks = triton_blocks.launches(capability, dtypes)
+    return blocks | triton_layers.launches(layers, capability, dtypes)
 
 
 def baseline_path(capability: int) -> Path:

@@ -54,11 +54,12 @@ def facts_of_json(entry: dict[str, Any]) -> Facts:
 
 
 class Plan(NamedTuple):
-    """What a configuration was chosen for."""
+    """What a configuration was chosen for; `narrow_loads` may have another width, biases say."""
 
     load_width: int | None = None
     store_width: int | None = None
     matrix: bool = False
+    narrow_loads: int = 0
 
 
 def _loops(sass: str) -> Iterator[Counter[str]]:
@@ -137,11 +138,11 @@ def faults(facts: Facts, plan: Plan, capability: int) -> list[str]:
         found.append(
             f"code: wanted at most {MOST_INSTRUCTIONS} instructions, got {facts.instructions}"
         )
-    for what, wanted, widths in (
-        ("load", plan.load_width, facts.load_widths),
-        ("store", plan.store_width, facts.store_widths),
+    for what, wanted, widths, most in (
+        ("load", plan.load_width, facts.load_widths, plan.narrow_loads),
+        ("store", plan.store_width, facts.store_widths, 0),
     ):
-        if wanted is not None and set(widths) - {wanted}:
+        if wanted is not None and sum(widths.values()) - widths.get(wanted, 0) > most:
             got = ", ".join(f"{count} of {width}" for width, count in widths.items())
             found.append(f"{what} width: wanted {wanted} bytes everywhere, got {got}")
     if plan.matrix and _MATRIX[capability] not in facts.matrix_instructions:
@@ -164,4 +165,30 @@ def plan(launch: Launch) -> Plan:
     if launch.kernel == "weight_grad_kernel" and set(units) == {"c"} and vector > 1:
         # Sums are stored once, a channel at a time.
         return Plan(load_width=16)
+    if launch.kernel == "depthwise_conv2d_layer_norm_kernel":
+        itemsize = 4 if launch.types["input"] == "*fp32" else 2
+        vectors = values["ALL_CHANNELS"] * itemsize % 16 == 0
+        return Plan(load_width=16, store_width=16) if vectors else Plan()
+    if launch.kernel == "fused_mbconv_kernel":
+        return _fused_mbconv_plan(launch)
     return Plan()
+
+
+def _fused_mbconv_plan(launch: Launch) -> Plan:
+    values = launch.values
+    half = launch.types["input"] != "*fp32"
+    channels = [values[f"{name}CHANNELS"] for name in ("", "EXPANDED_", "OUT_")]
+    if any(count * (2 if half else 4) % 16 for count in channels):
+        return Plan(matrix=half)
+    # Biases: a thread holds two neighbours of every eight columns of sums.
+    narrow = (values["GROUPS"] * values["EXPANDED"] + values["OUT"]) // 8
+    threads = 32 * launch.options["num_warps"]
+    # Steps may be unrolled, and as many as there are stages are loaded before the first.
+    terms = values["KERNEL_H"] * values["KERNEL_W"] * values["CHANNELS"]
+    steps = -(-terms // values["REDUCTION"]) + launch.options["num_stages"]
+    if values["EXPANDED"] * values["REDUCTION"] < threads * (8 if half else 4):
+        # A tile of weights has less than a vector for each thread.
+        narrow += values["GROUPS"] * steps
+    if values["THROUGH_L1"]:
+        narrow += values["PIXELS"] * values["REDUCTION"] // (4 * threads) * steps
+    return Plan(16, 16, matrix=half, narrow_loads=narrow)

@@ -45,7 +45,7 @@ class Launch:
 
         source = self._source
         parts = (
-            _code(str(Path(source.fn.fn.__code__.co_filename).parent)),
+            _code(Path(source.fn.fn.__code__.co_filename).parent),
             source.fn.fn.__name__,
             sorted(source.signature.items()),
             sorted((str(path), repr(value)) for path, value in source.constants.items()),
@@ -55,6 +55,11 @@ class Launch:
             triton.__version__,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Of the arguments by name, "*bf16" of a pointer."""
+        return dict(self._source.signature)
 
     @functools.cached_property
     def ir(self) -> str:
@@ -89,15 +94,17 @@ class Launch:
 
 
 @functools.cache
-def _code(folder: str) -> str:
-    """The code of the kernels in a folder without comments, docstrings and line numbers."""
+def _code(folder: Path) -> str:
+    """The code of the kernels in a folder, and in those they import from, without comments,
+    docstrings and line numbers."""
     text = []
-    for path in sorted(Path(folder).glob("*.py")):
-        # What they are launched with shows in the specialisation.
-        if path.name in ("launch.py", "configs.py"):
-            continue
+    # What they are launched with shows in the specialisation.
+    paths = [p for p in sorted(folder.glob("*.py")) if p.name not in ("launch.py", "configs.py")]
+    for path in paths:
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level == 2 and node.module:
+                text.append(_code(folder.parent / node.module.split(".")[0]))
             body = getattr(node, "body", None)
             if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
                 if isinstance(body[0].value, ast.Constant):

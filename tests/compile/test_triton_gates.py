@@ -25,6 +25,8 @@ CAPABILITIES = (80, 90, 120)
 all_capabilities = pytest.mark.parametrize("capability", CAPABILITIES, ids="sm_{}".format)
 # One kernel in so many is compiled here; the others are those of the baseline, by fingerprint.
 SAMPLE = 10
+# And this one: the products of matrices are nowhere else.
+ALWAYS = "48-192-48@75 k3 s1 bfloat16 fused_mbconv"
 
 needs_baselines_triton = pytest.mark.skipif(
     not triton.__version__.startswith("3.6."), reason="the baselines are those of triton 3.6"
@@ -65,12 +67,24 @@ def test_kernels_compile_to_what_the_baseline_says(shipped, tmp_path, monkeypatc
     capability, launches, baseline = shipped
     # Nothing from an earlier run.
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    sample = [key for key in launches if zlib.crc32(key.encode()) % SAMPLE == 0]
+    sample = [
+        key
+        for key, found in launches.items()
+        if zlib.crc32(key.encode()) % SAMPLE == 0 or found.name == ALWAYS
+    ]
     assert len(sample) > 5
     for key in sample:
         entry, faults = tool.measure(launches[key])
         assert not faults, launches[key].name
         assert entry == baseline[key]
+
+
+def test_fused_blocks_use_matrix_instructions_where_they_exist(shipped):
+    _, launches, _ = shipped
+    for found in launches.values():
+        if found.launch.kernel == "fused_mbconv_kernel":
+            plan = gate.plan(found.launch)
+            assert plan.matrix == ("float32" not in found.name) and plan.load_width == 16
 
 
 def test_most_image_accesses_are_planned_16_bytes_wide(shipped):
@@ -149,6 +163,9 @@ def test_narrow_accesses_are_found(capability):
     assert len(faults) == 2
     assert faults[0].startswith("load width: wanted 16 bytes everywhere, got ")
     assert faults[1].startswith("store width: wanted 16 bytes everywhere, got ")
+    narrow = sum(facts.load_widths.values())
+    assert len(gate.faults(facts, gate.Plan(16, narrow_loads=narrow), capability)) == 0
+    assert len(gate.faults(facts, gate.Plan(16, narrow_loads=narrow - 1), capability)) == 1
 
 
 def test_long_code_is_found(monkeypatch):

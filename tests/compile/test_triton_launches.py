@@ -18,6 +18,7 @@ if _triton.interpreting():
 
 from effkern.triton_kernels.depthwise_conv2d import configs, launch  # noqa: E402
 
+from effkern.testing import triton_blocks  # noqa: E402
 from effkern.testing.triton_stub import recorded_launches  # noqa: E402
 
 LAYERS = list(workloads.distinct(workloads.models()))
@@ -219,6 +220,48 @@ def test_ir_is_the_same_until_the_arithmetic_changes(tmp_path):
     assert ir(1, "*", "# Moved:\n\n    pass") == first
     assert ir(2, "+") != first
     assert ir(3, "*", dtype=torch.float64) != first
+
+
+@pytest.mark.parametrize("block", triton_blocks.FUSED, ids=lambda block: block.name)
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32), ids=str)
+def test_one_launch_covers_a_fused_block(block, dtype):
+    with recorded_launches(90) as recorded:
+        triton_blocks.run(block, dtype, batch=3)
+    (found,) = recorded
+    pixels = 3 * (-(-block.size // block.stride)) ** 2
+    assert found.grid == (-(-pixels // found.values["PIXELS"]), 1, 1)
+    assert found.values["OUT"] >= (block.out or 1) and not found.values["WIDE"]
+    columns = found.values["EXPANDED"] * found.values["GROUPS"]
+    # A multiple of what the block has, or the last pass computes zeros.
+    assert -(-block.expanded // columns) * columns <= 1.34 * block.expanded
+
+
+def test_sizes_of_a_fused_block_compile_nothing_anew():
+    fingerprints = set()
+    for size, batch in ((38, 1), (19, 2), (64, 16)):
+        with recorded_launches(90) as recorded:
+            triton_blocks.run(triton_blocks.FUSED[-1]._replace(size=size), torch.bfloat16, batch)
+        fingerprints.add(recorded[0].fingerprint)
+    assert len(fingerprints) == 1
+
+
+def test_large_batches_of_a_fused_block_take_64_bit_offsets():
+    with recorded_launches(90) as recorded:
+        triton_blocks.run(triton_blocks.FUSED[0], torch.bfloat16, 4096)
+    assert recorded[0].values["WIDE"]
+
+
+@pytest.mark.parametrize("norm", triton_blocks.NORMS, ids=lambda norm: norm.name)
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32), ids=str)
+def test_one_launch_covers_a_convolution_with_norm(norm, dtype):
+    with recorded_launches(90) as recorded:
+        triton_blocks.run_norm(norm, dtype, batch=3)
+    packing, found = recorded
+    assert packing.kernel == "pack_weight_kernel"
+    values = found.values
+    blocks = -(-norm.size // values["ROWS"]) * -(-norm.size // values["COLUMNS"])
+    assert found.grid == (3 * blocks, 1, 1) and not values["WIDE"]
+    assert values["CHANNELS"] * values["GROUPS"] == norm.channels
 
 
 def test_effkern_does_not_import_triton():

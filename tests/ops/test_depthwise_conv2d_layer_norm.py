@@ -46,6 +46,14 @@ CASES = (
     Case(channels=3, height=4, width=300),
     Case(channels=2, height=5, width=6),
 )
+# Of a GPU's tiles: rows, columns and channels that fill none or more than one, each kernel size.
+KERNEL_CASES = (
+    Case(batch=1, channels=96, height=7, width=10, kernel=(7, 7), padding=3),
+    Case(channels=37, height=5, width=7, kernel=(5, 5), padding=((0, 3), (4, 1))),
+    Case(batch=1, channels=1000, height=3, width=5),
+    Case(channels=16, height=9, width=8, kernel=(3, 3), padding="valid", bias=False),
+    Case(channels=6, height=5, width=4, multiplier=2),
+)
 GRADIENT_CASES = (
     Case(batch=2, channels=3, height=4, width=3),
     Case(batch=1, channels=2, height=3, width=4, multiplier=2, padding=((1, 0), (0, 2))),
@@ -86,6 +94,26 @@ def test_forward(kernels, case, layout, dtype):
     assert actual.stride() == depthwise_conv2d(*tensors[:3], padding=case.padding).stride()
     if case.batch:
         Exact(case, tensors, grad_output, EPS).check_output(actual)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("case", KERNEL_CASES, ids=lambda case: case.id)
+def test_composed_or_in_one_kernel(backend, case, layout, dtype):
+    (*tensors, norm_bias), grad_output = problem(case, dtype, layout)
+    tensors = (*tensors, None if case.kernel == (5, 5) else norm_bias)
+    moved = [None if t is None else t.to(backend.device) for t in tensors]
+    actual = depthwise_conv2d_layer_norm(*moved, EPS, padding=case.padding)
+    z = depthwise_conv2d(*moved[:3], padding=case.padding)
+    assert actual.stride() == z.stride()
+    composed = backend.name.startswith(("cuda", "triton") if case.multiplier > 1 else "cuda")
+    if composed and dtype != torch.float32:
+        # Rounded between the two.
+        wide = z.float().permute(0, 2, 3, 1)
+        wanted = torch.layer_norm(wide, wide.shape[-1:], *moved[3:], EPS).permute(0, 3, 1, 2)
+        torch.testing.assert_close(actual, wanted.to(dtype))
+    else:
+        Exact(case, tensors, grad_output, EPS).check_output(actual.cpu())
 
 
 @all_dtypes
@@ -225,7 +253,8 @@ def test_other_backends_are_composed(backend, dtype):
         pytest.skip("has a kernel of its own")
     for layout in ("contiguous", "channels_last"):
         tensors, _ = problem(Case(channels=16, height=5, width=6), dtype, layout)
-        tensors = [t.to(backend.device) for t in tensors]
+        # Calls without gradients may have a kernel of their own.
+        tensors = [t.to(backend.device).requires_grad_() for t in tensors]
         actual = depthwise_conv2d_layer_norm(*tensors, EPS, padding=1)
         z = depthwise_conv2d(*tensors[:3], padding=1)
         wide = z.permute(0, 2, 3, 1).float()

@@ -157,6 +157,32 @@ def test_other_backends_are_composed(backend):
     torch.testing.assert_close(fused_mbconv(**arguments), wanted, rtol=1e-4, atol=1e-4)
 
 
+# Of a GPU's tiles: more than one, channels that fill none, several products and passes.
+KERNEL_CASES = {
+    "stride 2": {"channels": 24, "hidden": 96, "out": 48, "size": (15, 13), "stride": 2},
+    "5x5 relu": {"kernel": 5, "hidden": 40},
+    "odd gelu": {"channels": 3, "hidden": 21, "out": 7, "size": (5, 4)},
+    "passes relu6": {"batch": 1, "channels": 16, "hidden": 320, "out": 70, "size": (3, 5)},
+    "5x5 stride 2": {"kernel": 5, "stride": 2, "without": ("expand_bias", "residual")},
+    "expand ratio 1 gelu_tanh": {"hidden": 24, "without": ("project_weight",)},
+    "no residual hardswish": {"out": 16, "without": ("residual",)},
+    "no biases": {"without": ("expand_bias", "project_bias")},
+}
+
+
+@pytest.mark.parametrize("dtype", (DTYPES[0], *DTYPES[2:]), ids=lambda dtype: str(dtype)[6:])
+@both_layouts
+@pytest.mark.parametrize("name", KERNEL_CASES)
+def test_same_as_composed(backend, name, layout, dtype):
+    arguments = problem(dtype=dtype, **KERNEL_CASES[name])
+    last = name.split()[-1]
+    check(
+        mapped(lambda t: t.to(backend.device), arguments),
+        layout,
+        activation=last if last in ACTIVATIONS else "silu",
+    )
+
+
 @pytest.mark.parametrize(
     "change, error, words",
     (

@@ -25,7 +25,7 @@ _BLOCK = 512
 
 
 @contextlib.contextmanager
-def _launching(name: str, tensor: Tensor, config: NamedTuple) -> Iterator[None]:
+def launching(name: str, tensor: Tensor, config: NamedTuple) -> Iterator[None]:
     """On the tensor's device; what Triton cannot compile or load becomes a RuntimeError."""
     try:
         with torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
@@ -66,7 +66,7 @@ def _is_wide(*tensors: Tensor) -> bool:
     )
 
 
-def _grid(name: str, programs: int, *sizes: int) -> tuple[int]:
+def grid_of(name: str, programs: int, *sizes: int) -> tuple[int]:
     if max(programs, *sizes) > _MOST:
         raise RuntimeError(
             f"effkern.{name}: input: wanted sizes, and a number of tiles, of at most {_MOST} for "
@@ -75,7 +75,7 @@ def _grid(name: str, programs: int, *sizes: int) -> tuple[int]:
     return (programs,)
 
 
-def _packed(weight: Tensor) -> Tensor:
+def pack(weight: Tensor) -> Tensor:
     """The weights as (kernel_h, kernel_w, channels), in the dtype of the sums."""
     channels, _, kernel_h, kernel_w = weight.shape
     if kernel_h == kernel_w == 1 and weight.stride(0) == 1:
@@ -137,11 +137,11 @@ def stencil(
     images = [t for t in (source, output, grad) if t is not None]
     vector = _vector(channels, images) if multiplier == 1 else 1
     packed = source_unit == "c"
-    grid = _grid(name, plan.programs, *source.shape, *output.shape, top, left)
-    with _launching(name, source, config):
+    grid = grid_of(name, plan.programs, *source.shape, *output.shape, top, left)
+    with launching(name, source, config):
         kernel.stencil_kernel[grid](
             source,
-            _packed(weight) if packed else weight,
+            pack(weight) if packed else weight,
             bias,
             grad,
             output,
@@ -215,11 +215,11 @@ def weight_grad(
     )
     config = plan.config
     vector = _vector(channels, (input, grad)) if multiplier == 1 else 1
-    grid = _grid(name, plan.programs, plan.tiles, *input.shape, *grad.shape, top, left)
+    grid = grid_of(name, plan.programs, plan.tiles, *input.shape, *grad.shape, top, left)
     taps = kernel_h * kernel_w
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     count = (taps if grad_bias is None else taps + 1) * channels
-    with _launching(name, input, config):
+    with launching(name, input, config):
         partial = torch.empty(plan.partial, dtype=dtype, device=input.device)
         weight_grad_kernel.weight_grad_kernel[grid](
             input,

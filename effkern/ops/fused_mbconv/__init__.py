@@ -13,7 +13,7 @@ from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import Params, resolve_for
 from ..mbconv import checks, pixels
 from ..pointwise import composed, pointwise_into
-from . import cuda_backend
+from . import cuda_backend, triton_backend
 
 if _library.available():
     _WINOGRAD = torch.ops.effkern._fused_mbconv_cpu.default
@@ -67,13 +67,15 @@ def fused_mbconv(
     Raises:
         RuntimeError, TypeError, ValueError: shapes, dtypes or devices that do not go together, a
             bias without its weight, an unknown activation, or as ``torch.nn.functional.conv2d``;
-            with backend "cuda", an eager call without gradients that its kernel does not take.
+            with a backend asked for by name, an eager call without gradients that its kernel does
+            not take.
 
-    On CPU a call that needs no gradient is one pass for 3x3 kernels with stride 1: Winograd's
-    F(2x2, 3x3), within the error bound of all kernels here; with others the dense convolution is
-    torch's, a few images at a time. With backend "cuda" an eager call that needs no gradient is one
-    kernel: float16 or bfloat16, channels_last, channels in multiples of 8, at most 96 of the
-    projection. Everything else is composed of torch's operators, differentiable to any order.
+    Calls that need no gradient have kernels. On CPU: for 3x3 with stride 1 Winograd's F(2x2, 3x3),
+    within the error bound of all kernels here, and the projection in one pass; with others the
+    dense convolution is torch's, a few images at a time. Backend "cuda": float16 or bfloat16,
+    channels_last, channels in multiples of 8, O <= 96. Backend "triton": float32, float16 or
+    bfloat16, O <= 256. Everything else is composed of torch's operators, differentiable to any
+    order.
 
     Source: EfficientNetV2 (arXiv 2104.00298); fast algorithms (arXiv 1509.09308).
     """
@@ -114,6 +116,8 @@ def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     tensors = [t for t in (input, *block[:4], residual) if t is not None]
     if pixels.infers_on_cpu(tensors):
         return _infer(input, block, residual)
+    if (result := triton_backend.forward(_NAME, input, block, residual)) is not None:
+        return result
     expand_weight, expand_bias, project_weight, project_bias, params, _ = block
     output = fallback.activate(_convolve(input, expand_weight, expand_bias, params), params[8])
     if project_weight is not None:
