@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from . import _library, prediction, registry
+from .block_explanation import FUNCTIONS as BLOCKS
+from .block_explanation import explain_block
 from .functional import depthwise_conv2d, depthwise_conv2d_fused, depthwise_conv2d_layer_norm
 from .nn.depthwise_conv2d import DepthwiseConv2d
 from .ops.depthwise_conv2d import _AUTO_DEVICES, _DTYPES, ACTIVATIONS, Params, fused_cuda, resolve
@@ -29,21 +31,21 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
     """What calling `module_or_function` with these arguments would run now, without running it.
 
     Args:
-        module_or_function: :func:`effkern.functional.depthwise_conv2d`,
-            :func:`~effkern.functional.depthwise_conv2d_fused` or
-            :func:`~effkern.functional.depthwise_conv2d_layer_norm`, a
+        module_or_function: a function of :mod:`effkern.functional`, a
             :class:`effkern.DepthwiseConv2d`, or a depthwise ``torch.nn.Conv2d``, which is explained
             as the layer that ``effkern.convert`` would make of it.
         *args, **kwargs: the arguments of the call.
 
     Returns:
-        :class:`Explanation`, with a :class:`Plan` for each pass.
+        :class:`Explanation`, with a :class:`Plan` for each pass; of a whole block for the forward.
 
     Raises:
         TypeError: something else is to be explained, or the arguments do not fit the call.
         RuntimeError: a backend asked for by name cannot run here, or the native library has no
             planner because it is not built.
     """
+    if any(module_or_function is function for function in BLOCKS):
+        return explain_block(module_or_function, *args, **kwargs)
     norm = module_or_function is depthwise_conv2d_layer_norm
     if norm:
         bound = inspect.signature(depthwise_conv2d_layer_norm).bind(*args, **kwargs)
@@ -66,8 +68,7 @@ def explain(module_or_function: nn.Module | Callable[..., Tensor], *args: Any, *
         weight, bias = conv.weight, conv.bias
     else:
         raise TypeError(
-            "effkern.explain: module_or_function: wanted effkern.functional.depthwise_conv2d, "
-            "depthwise_conv2d_fused or depthwise_conv2d_layer_norm of that module, or a "
+            "effkern.explain: module_or_function: wanted a function of effkern.functional or a "
             f"torch.nn.Conv2d with groups == in_channels, got {module_or_function!r}"
         )
     device, dtype = input.device.type, input.dtype

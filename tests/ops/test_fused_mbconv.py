@@ -174,6 +174,8 @@ KERNEL_CASES = {
 @both_layouts
 @pytest.mark.parametrize("name", KERNEL_CASES)
 def test_same_as_composed(backend, name, layout, dtype):
+    if backend.name.startswith("cuda"):
+        pytest.skip("its kernel takes fewer calls: test_fused_mbconv_cuda.py")
     arguments = problem(dtype=dtype, **KERNEL_CASES[name])
     last = name.split()[-1]
     check(

@@ -133,17 +133,22 @@ def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None, params: Params
     return torch.conv2d(input, weight, bias, (stride_h, stride_w), padding)
 
 
+def takes_winograd(weight: Tensor, params: Params, dtype: torch.dtype) -> bool:
+    """Whether the CPU's own kernel computes the dense convolution."""
+    return (
+        (*weight.shape[2:], *params[:2]) == (3, 3, 1, 1)
+        and weight.shape[1] >= _WINOGRAD_CHANNELS
+        and dtype in _WINOGRAD_DTYPES
+    )
+
+
 def _infer(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     weight, bias, project_weight, project_bias, params, size = block
     # The convolution of a library reads and writes this layout without a copy, and the matrix
     # product that follows can write either.
     weight = weight.contiguous(memory_format=torch.channels_last)
     like = pixels.memory_format(input)
-    if (
-        (*weight.shape[2:], *params[:2]) == (3, 3, 1, 1)
-        and weight.shape[1] >= _WINOGRAD_CHANNELS
-        and input.dtype in _WINOGRAD_DTYPES
-    ):
+    if takes_winograd(weight, params, input.dtype):
         return _infer_winograd(input, block._replace(expand_weight=weight), residual, like)
     if project_weight is None:
         images = input.contiguous(memory_format=torch.channels_last)
