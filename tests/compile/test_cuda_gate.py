@@ -160,6 +160,7 @@ def test_the_compiler_of_a_library(tmp_path):
             (8, 8, (4, 2)),
         ),
         ("depthwise_conv2d_strided_kernel<float64, long, ActivationGrad>", None, None),
+        ("fused_mbconv_kernel<bfloat16, 0>", (16, 8, (2,)), (16, 8, ())),
     ],
 )
 def test_plans(name, load, store):
@@ -454,3 +455,12 @@ def test_wide_accesses_are_what_most_channels_last_kernels_have(shipped):
     for name in names:
         facts = shipped[90][name]
         assert facts.load_widths[16] >= 4 and facts.store_widths.keys() == {16}
+
+
+def test_fused_mbconv_runs_on_tensor_cores(shipped):
+    for capability in shipped:
+        sections = gate.dump(LIBRARY, capability, "-sass").split("Function : ")
+        found = [code for code in sections if "fused_mbconv_kernel" in code.split("\n", 1)[0]]
+        assert len(found) == 6
+        # Four steps of 16 tiles and of half as many, and one of each.
+        assert all(code.count("HMMA.16816.F32") >= 4 * (16 + 8) + 16 + 8 for code in found)

@@ -32,9 +32,10 @@ def run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor | None:
     """
     backend = registry.selected
     device = _DEVICES.get(backend)
-    tensors = [t for t in (input, *block[:4], residual) if t is not None]
     # A kernel that does not fit into the input is torch's to refuse.
-    if device is None or min(block.size) < 1 or not _infers(tensors, device):
+    if device is None or min(block.size) < 1:
+        return None
+    if not _infers([t for t in (input, *block[:4], residual) if t is not None], device):
         return None
     if reason := _refusal(backend, input, block, residual):
         raise RuntimeError(
