@@ -64,6 +64,13 @@ def test_64_bit_offsets(monkeypatch, launches):
     assert len(launches) == 1
 
 
+def test_height_and_width_are_not_exchanged(launches):
+    arguments = block() | {"expand_weight": torch.randn(24, 8, 2, 5) / 9, "residual": None}
+    arguments |= {"stride": (2, 1), "padding": ((0, 1), (3, 0))}
+    torch.testing.assert_close(fused_mbconv(**arguments), composed(arguments), rtol=1e-4, atol=1e-5)
+    assert len(launches) == 1
+
+
 def test_views_at_any_address(launches):
     arguments = block(torch.float16)
     wanted = fused_mbconv(**arguments)

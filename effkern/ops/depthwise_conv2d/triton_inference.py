@@ -18,6 +18,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 def asked_for(tensors: list[Tensor]) -> bool:
     """Whether a backend of Triton's is selected, for an eager call without gradients, transforms
     and autocast. Other calls are composed of other operators."""
+    device = tensors[0].device.type
     return (
         registry.selected in _DEVICES
         and not torch.compiler.is_compiling()
@@ -25,7 +26,7 @@ def asked_for(tensors: list[Tensor]) -> bool:
         and forward_ad._current_level < 0
         and torch._C._get_tracing_state() is None
         and all(type(t) in (Tensor, Parameter) for t in tensors)
-        and not torch.is_autocast_enabled(tensors[0].device.type)
+        and not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device))
         and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
     )
 
@@ -56,6 +57,7 @@ def check(name: str, input: Tensor, limit: str | None) -> None:
 
 
 def has_dtype(dtype: torch.dtype) -> bool:
+    """Whether the kernels have it."""
     return dtype in _DTYPES
 
 
