@@ -269,16 +269,16 @@ void winograd_blocks(const FusedMBConvTask& t, int64_t begin, int64_t end, float
     }
     if (t.project_weight) {
       for (int64_t o = 0; o < t.out_channels; o += kPanel) {
-        const Epilogue<float, float> e{nullptr,
-                                       project_bias + o,
-                                       nullptr,
-                                       0,
-                                       rows + o,
-                                       t.out_channels,
-                                       min64(kPanel, t.out_channels - o),
-                                       Activation::kNone};
+        const Epilogue<float> e{nullptr,
+                                project_bias + o,
+                                nullptr,
+                                0,
+                                rows + o,
+                                t.out_channels,
+                                min64(kPanel, t.out_channels - o),
+                                Activation::kNone};
         pointwise_block<kTilePixels, kPanelVectors>(expanded, t.hidden, t.projection + o * t.hidden,
-                                                    t.hidden, e, 0, 4 * b.tiles);
+                                                    t.hidden, e, 4 * b.tiles);
       }
     }
     store_pixels<T>(t, b, rows);

@@ -92,11 +92,12 @@ void copy_pixels(const T* input, const PointwiseStrides& s, int64_t count, int64
   }
 }
 
-// What follows the product, for the channels of a panel. T is the type of the tensors, Out that of
-// what is stored.
-template <class T, class Out>
+// What follows the product, for the channels of a panel; the residual has the type of what is
+// stored.
+template <class Out>
 struct Epilogue {
-  const T *scale, *shift;
+  // kPanel numbers, or null.
+  const float *scale, *shift;
   const Out* residual;
   int64_t residual_stride;
   Out* output;
@@ -149,18 +150,18 @@ EFFKERN_INLINE void multiply_tile(const float* rows, int64_t pitch, const float*
   }
 }
 
-template <int M, int V, class T, class Out>
+template <int M, int V, class Out>
 void pointwise_tile(const float* rows, int64_t pitch, const float* panel, int64_t channels,
-                    const Epilogue<T, Out>& e, int64_t pixel) {
+                    const Epilogue<Out>& e, int64_t pixel) {
   Vec<float> tile[M][V], shift[V] = {};
   if (e.shift) {
-    for (int v = 0; v < V; ++v) shift[v] = load_upto(e.shift + v * kLane, e.channels - v * kLane);
+    for (int v = 0; v < V; ++v) shift[v] = load(e.shift + v * kLane);
   }
   if (e.scale) {
     const Vec<float> zero[V] = {};
     multiply_tile<M, V>(rows + pixel * pitch, pitch, panel, channels, zero, tile);
     for (int v = 0; v < V; ++v) {
-      const Vec<float> scale = load_upto(e.scale + v * kLane, e.channels - v * kLane);
+      const Vec<float> scale = load(e.scale + v * kLane);
       for (int m = 0; m < M; ++m) tile[m][v] = tile[m][v] * scale + shift[v];
     }
   } else {
@@ -182,15 +183,19 @@ void pointwise_tile(const float* rows, int64_t pitch, const float* panel, int64_
   });
 }
 
-// Pixels [pixel, end) in tiles of M, and fewer than M in tiles of half as many, until none is left.
-template <int M, int V, class T, class Out>
+// `pixels` in tiles of M. The last tile computes some of the one before again, if it would be
+// smaller: its results are the same.
+template <int M, int V, class Out>
 void pointwise_block(const float* rows, int64_t pitch, const float* panel, int64_t channels,
-                     const Epilogue<T, Out>& e, int64_t pixel, int64_t end) {
-  for (; pixel + M <= end; pixel += M) {
+                     const Epilogue<Out>& e, int64_t pixels) {
+  int64_t pixel = 0;
+  for (; pixel + M <= pixels; pixel += M) {
     pointwise_tile<M, V>(rows, pitch, panel, channels, e, pixel);
   }
-  if constexpr (M > 1) {
-    pointwise_block<M / 2, V>(rows, pitch, panel, channels, e, pixel, end);
+  if (pixel == pixels) return;
+  if (pixels >= M) return pointwise_tile<M, V>(rows, pitch, panel, channels, e, pixels - M);
+  for (; pixel < pixels; ++pixel) {
+    pointwise_tile<1, V>(rows, pitch, panel, channels, e, pixel);
   }
 }
 
@@ -222,17 +227,25 @@ inline int64_t pointwise_scratch(const PointwiseTask& t) {
   return size;
 }
 
+// The numbers of a panel, from channel `o` on, as float32; null if there are none.
+template <class T>
+const float* widen_panel(const T* values, int64_t o, int64_t count, float (&out)[kPanel]) {
+  if (!values) return nullptr;
+  for (int64_t i = 0; i < kPanel; ++i) out[i] = i < count ? to_acc(values[o + i]) : 0.0f;
+  return out;
+}
+
 // A panel: packed, and multiplied with the block.
 template <class T, class Out>
 void pointwise_panel(const PointwiseTask& t, const T* weight, const T* gate, const float* rows,
-                     int64_t pitch, int64_t pixels, const Epilogue<T, Out>& e, float* panel) {
+                     int64_t pitch, int64_t pixels, const Epilogue<Out>& e, float* panel) {
   const int64_t channels = t.problem.in_channels, stride = t.weight_stride;
   if (e.channels <= kLane) {
     pack_panel<T, 1>(weight, stride, e.channels, channels, gate, panel);
-    pointwise_block<kNarrowTilePixels, 1>(rows, pitch, panel, channels, e, 0, pixels);
+    pointwise_block<kNarrowTilePixels, 1>(rows, pitch, panel, channels, e, pixels);
   } else {
     pack_panel<T, 2>(weight, stride, e.channels, channels, gate, panel);
-    pointwise_block<kTilePixels, 2>(rows, pitch, panel, channels, e, 0, pixels);
+    pointwise_block<kTilePixels, 2>(rows, pitch, panel, channels, e, pixels);
   }
 }
 
@@ -264,17 +277,17 @@ void pointwise_units(const PointwiseTask& t, int64_t begin, int64_t end, float* 
     previous = at;
     const T* weight = static_cast<const T*>(t.weight) + o * t.weight_stride;
     const T* weight_gate = t.plan.gates_weight ? gate : nullptr;
-    const T* scale = t.scale ? static_cast<const T*>(t.scale) + o : nullptr;
-    const T* shift = t.shift ? static_cast<const T*>(t.shift) + o : nullptr;
+    float scales[kPanel], shifts[kPanel];
+    const float* scale = widen_panel(static_cast<const T*>(t.scale), o, count, scales);
+    const float* shift = widen_panel(static_cast<const T*>(t.shift), o, count, shifts);
     T* output = static_cast<T*>(t.output) + image * so.image + first * so.pixel + o * so.channel;
     const T* residual = static_cast<const T*>(t.residual);
     if (residual) residual += image * sr.image + first * sr.pixel + o * sr.channel;
     if (p.output_channels_last) {
-      const Epilogue<T, T> e{scale,  shift,    residual, sr.pixel,
-                             output, so.pixel, count,    t.activation};
+      const Epilogue<T> e{scale, shift, residual, sr.pixel, output, so.pixel, count, t.activation};
       pointwise_panel(t, weight, weight_gate, rows, pitch, pixels, e, panel);
     } else {
-      const Epilogue<T, float> e{scale, shift, nullptr, 0, planes, kPanel, count, t.activation};
+      const Epilogue<float> e{scale, shift, nullptr, 0, planes, kPanel, count, t.activation};
       pointwise_panel(t, weight, weight_gate, rows, pitch, pixels, e, panel);
       store_planes(planes, pixels, count, residual, sr.channel, output, so.channel);
     }
