@@ -35,6 +35,8 @@ _OTHERS = (
 _HOOKED = ((3, 1), (3, 2), (5, 2))
 # One size for each weight gradient of large kernels on tensor cores.
 _LARGE_KERNELS = (31, 51)
+# channels_last: transposed in shared memory; copied as planes.
+_LARGE_KERNELS_LAST = (13, 23)
 # Enough to compare a kernel with itself.
 _LANES = 512
 
@@ -68,6 +70,8 @@ def standard_launches() -> dict[str, Standard]:
             _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)
     for kernel in _LARGE_KERNELS:
         _add(found, torch.bfloat16, torch.contiguous_format, kernel, 1, 1, passes=("wgrad",))
+    for kernel in _LARGE_KERNELS_LAST:
+        _add(found, torch.bfloat16, torch.channels_last, kernel, 1, 1, passes=("fwd",))
     return found
 
 
