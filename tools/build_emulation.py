@@ -26,6 +26,8 @@ FLAGS = [
 ]
 # Names of kernels in messages come from the dynamic symbol table.
 KERNEL_FLAGS = ["-fvisibility=default"]
+# Of runners: so few that small images are copied in parts.
+RUNNER_FLAGS = ["-DEFFKERN_PLANES_BYTES=4096"]
 KINDS: dict[str, tuple[list[str], list[str]]] = {
     # How the emulator and how kernels are compiled.
     "plain": ([], []),
@@ -83,7 +85,7 @@ def build_runner(kind: str, name: str, csrc: Path = ROOT / "csrc") -> Path:
     build = ROOT / "build" / place if csrc == ROOT / "csrc" else csrc.parent / place
     build.mkdir(parents=True, exist_ok=True)
     include = [f"-I{csrc}", f"-isystem{cuda_include()}"]
-    runtime, instrumented = ([*FLAGS, *include, *extra] for extra in KINDS[kind])
+    runtime, instrumented = ([*FLAGS, *RUNNER_FLAGS, *include, *extra] for extra in KINDS[kind])
     runners = csrc / "emulation" / "runners"
     runner = next(runners.glob(f"{name}.c*"), None)
     if runner is None:

@@ -19,12 +19,22 @@ namespace effkern {
 // A description of an error returned by the functions below; never null, lives for ever.
 const char* cuda_error_string(int error);
 
+// Bytes of device memory that the function of a pass below wants for `workspace`, aligned to 16,
+// whose contents do not matter, before or after: partial sums of a weight gradient, and copies of
+// channels_last images as planes. Of sums at most 16 MiB, or one [out_channels, taps + 1] array
+// where that is larger; of copies at most 32 MiB, or those of one image (weight gradient: of 32
+// channels of all images) where they are larger. `input` is the pass' tensor of the input's shape,
+// `output` that of the output's; nothing is read.
+int64_t depthwise_conv2d_workspace_cuda(const DepthwiseConv2dProblem& problem, Pass pass,
+                                        const void* input, const Strides4& input_strides,
+                                        const void* output, const Strides4& output_strides);
+
 // output = activation(conv(input, weight) + bias). input is [batch, in_channels, height, width],
 // output [batch, out_channels, out_height, out_width]; bias may be null.
 int depthwise_conv2d_forward_cuda(const DepthwiseConv2dProblem& problem, const void* input,
                                   const Strides4& input_strides, const void* weight,
                                   const void* bias, void* output, const Strides4& output_strides,
-                                  void* stream);
+                                  void* workspace, void* stream);
 
 // grad = grad_output * activation'(conv(input, weight) + bias), all of the output's shape.
 int depthwise_conv2d_activation_backward_cuda(const DepthwiseConv2dProblem& problem,
@@ -38,7 +48,7 @@ int depthwise_conv2d_activation_backward_cuda(const DepthwiseConv2dProblem& prob
 int depthwise_conv2d_grad_input_cuda(const DepthwiseConv2dProblem& problem, const void* grad_output,
                                      const Strides4& grad_output_strides, const void* weight,
                                      void* grad_input, const Strides4& grad_input_strides,
-                                     void* stream);
+                                     void* workspace, void* stream);
 
 // Why the direct CUDA kernels do not take the problem's prologue and sums with them, null if they
 // do. Part of the planner.
@@ -46,6 +56,18 @@ const char* no_hooked_cuda_kernel(const DepthwiseConv2dProblem& problem);
 inline bool has_hooked_cuda_kernel(const DepthwiseConv2dProblem& problem) {
   return no_hooked_cuda_kernel(problem) == nullptr;
 }
+
+// The largest kernels whose tiles of channels_last images are transposed in shared memory; images
+// are copied as planes for larger ones.
+inline constexpr int64_t kMaxTransposedKernelH = 21, kMaxTransposedKernelW = 17;
+
+// Whether a weight gradient copies channels_last images as planes, for its tensor-core kernel. Part
+// of the planner, as the next one.
+bool copies_for_weight_grad(const DepthwiseConv2dProblem& problem);
+
+// How the tensor-core kernels take channels_last tensors of a problem, or of its weight gradient,
+// that they serve for contiguous ones: the plan's reason, null if they do not.
+const char* channels_last_products(const DepthwiseConv2dProblem& problem, bool weight_grad);
 
 // What the forward with hooks has besides; null where the problem has it not. One number per input
 // channel, and contiguous sums as in DepthwiseConv2dProblem, in float32.
@@ -68,12 +90,8 @@ int depthwise_conv2d_fused_cuda(const DepthwiseConv2dProblem& problem, const voi
                                 const CudaHooks& hooks, void* output,
                                 const Strides4& output_strides, void* stream);
 
-// Bytes of device memory that grad_weight needs; at most 16 MiB, or one [out_channels, taps + 1]
-// array of partial sums where that is larger. Aligned to 16 bytes.
-int64_t depthwise_conv2d_grad_weight_workspace_cuda(const DepthwiseConv2dProblem& problem);
-
 // The gradients of conv(input, weight) + bias with respect to weight and bias; grad_bias may be
-// null. The workspace's contents do not matter, before or after.
+// null.
 int depthwise_conv2d_grad_weight_cuda(const DepthwiseConv2dProblem& problem, const void* input,
                                       const Strides4& input_strides, const void* grad_output,
                                       const Strides4& grad_output_strides, void* grad_weight,

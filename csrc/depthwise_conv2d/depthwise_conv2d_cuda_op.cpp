@@ -36,6 +36,21 @@ Tensor dense(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
+// What a pass wants of torch's caching allocator, which knows the stream; often nothing.
+class Workspace {
+ public:
+  Workspace(const DepthwiseConv2dProblem& p, Pass pass, const TensorView& like, const void* input,
+            const Strides4& input_strides, const void* output, const Strides4& output_strides) {
+    const int64_t bytes =
+        depthwise_conv2d_workspace_cuda(p, pass, input, input_strides, output, output_strides);
+    if (bytes > 0) memory_ = empty(like, bytes / element_size(p.dtype) + 1);
+  }
+  void* data() const { return memory_ ? TensorView(*memory_).mutable_data() : nullptr; }
+
+ private:
+  std::optional<Tensor> memory_;
+};
+
 }  // namespace
 
 void cuda_forward(const char* op, const DepthwiseConv2dProblem& p, const TensorView& input,
@@ -48,13 +63,17 @@ void cuda_forward(const char* op, const DepthwiseConv2dProblem& p, const TensorV
   if (bias) b = dense(*bias);
   const void* bias_data = b ? TensorView(*b).data() : nullptr;
   const void* weight_data = TensorView(w).data();
-  check_launch(
-      op, p,
-      t.grad ? depthwise_conv2d_activation_backward_cuda(p, t.grad, t.grad_strides, t.source,
-                                                         t.source_strides, weight_data, bias_data,
-                                                         t.output, t.output_strides, stream)
-             : depthwise_conv2d_forward_cuda(p, t.source, t.source_strides, weight_data, bias_data,
-                                             t.output, t.output_strides, stream));
+  if (t.grad) {
+    return check_launch(op, p,
+                        depthwise_conv2d_activation_backward_cuda(
+                            p, t.grad, t.grad_strides, t.source, t.source_strides, weight_data,
+                            bias_data, t.output, t.output_strides, stream));
+  }
+  const Workspace workspace(p, Pass::kForward, input, t.source, t.source_strides, t.output,
+                            t.output_strides);
+  check_launch(op, p,
+               depthwise_conv2d_forward_cuda(p, t.source, t.source_strides, weight_data, bias_data,
+                                             t.output, t.output_strides, workspace.data(), stream));
 }
 
 void cuda_fused(const char* op, const DepthwiseConv2dProblem& p, const TensorView& input,
@@ -90,26 +109,27 @@ void cuda_grad_input(const char* op, const DepthwiseConv2dProblem& p, const Tens
                      const Tensor& weight, const StencilTensors& t) {
   const torch::stable::accelerator::DeviceGuard guard(input.device_index());
   const Tensor w = dense(weight);
-  check_launch(
-      op, p,
-      depthwise_conv2d_grad_input_cuda(p, t.source, t.source_strides, TensorView(w).data(),
-                                       t.output, t.output_strides, current_stream(op, input)));
+  const Workspace workspace(p, Pass::kGradInput, input, t.output, t.output_strides, t.source,
+                            t.source_strides);
+  check_launch(op, p,
+               depthwise_conv2d_grad_input_cuda(p, t.source, t.source_strides, TensorView(w).data(),
+                                                t.output, t.output_strides, workspace.data(),
+                                                current_stream(op, input)));
 }
 
 void cuda_grad_weight(const char* op, const DepthwiseConv2dProblem& p, const TensorView& input,
                       const WeightGradTensors& t) {
   const torch::stable::accelerator::DeviceGuard guard(input.device_index());
-  // From torch's caching allocator, which knows the stream.
-  const int64_t bytes = depthwise_conv2d_grad_weight_workspace_cuda(p);
-  const Tensor workspace = empty(input, bytes / element_size(p.dtype) + 1);
+  const Workspace workspace(p, Pass::kGradWeight, input, t.input, t.input_strides, t.grad,
+                            t.grad_strides);
   // The kernel always writes the weight gradient.
   std::optional<Tensor> unused;
   if (!t.grad_weight) unused = empty(input, p.out_channels * p.taps());
-  check_launch(op, p,
-               depthwise_conv2d_grad_weight_cuda(
-                   p, t.input, t.input_strides, t.grad, t.grad_strides,
-                   unused ? TensorView(*unused).mutable_data() : t.grad_weight, t.grad_bias,
-                   TensorView(workspace).mutable_data(), current_stream(op, input)));
+  check_launch(
+      op, p,
+      depthwise_conv2d_grad_weight_cuda(p, t.input, t.input_strides, t.grad, t.grad_strides,
+                                        unused ? TensorView(*unused).mutable_data() : t.grad_weight,
+                                        t.grad_bias, workspace.data(), current_stream(op, input)));
 }
 
 }  // namespace effkern

@@ -61,4 +61,33 @@ bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& p) {
   return has_toeplitz_cuda_kernel(p) && !(sums && has_specialized_cuda_kernel(p));
 }
 
+bool copies_for_weight_grad(const DepthwiseConv2dProblem& p) {
+  // By `benchmarks predict`, 7x7 at batch 128 takes 0.7 of the time of sums of taps, 5x5 as long as
+  // they; more launches do not count then. Other sums take a hundred times as long.
+  constexpr int64_t kLeastPixels = 4 << 20;
+  const int64_t pixels = p.input_numel() + p.output_numel();
+  const bool large = !has_specialized_cuda_kernel(p) || (p.kernel_h == 7 && pixels >= kLeastPixels);
+  return has_weight_grad_mma_kernel(p) && p.input_numel() > 0 && p.output_numel() > 0 && large;
+}
+
+const char* channels_last_products(const DepthwiseConv2dProblem& p, bool weight_grad) {
+  if (p.layout != Layout::kChannelsLast || p.out_channels % 8) return nullptr;
+  if (weight_grad) {
+    return copies_for_weight_grad(p)
+               ? "asked for by name; images copied as planes for tensor cores: copies and products "
+                 "are predicted faster than sums of taps"
+               : nullptr;
+  }
+  if (p.kernel_h > kMaxTransposedKernelH || p.kernel_w > kMaxTransposedKernelW) {
+    return "asked for by name; images copied as planes for tensor cores: copies and products are "
+           "predicted faster than multiply-adds";
+  }
+  if (has_specialized_cuda_kernel(p)) {
+    // By `benchmarks predict`, less than a third of the direct kernel's time at batch 32, and as
+    // long as it at batch 1, where the launch takes most.
+    return "asked for by name; predicted no slower than the direct channels_last kernel";
+  }
+  return "asked for by name; tiles transposed in shared memory for tensor cores";
+}
+
 }  // namespace effkern

@@ -49,6 +49,12 @@ DepthwiseConv2dProblem on_emulated_device(DepthwiseConv2dProblem problem) {
   return problem;
 }
 
+size_t workspace_bytes(const DepthwiseConv2dProblem& p, Pass pass, const TensorView& input,
+                       const TensorView& output) {
+  return size_t(depthwise_conv2d_workspace_cuda(p, pass, input.data(), input.strides4(),
+                                                output.data(), output.strides4()));
+}
+
 // Forward and, with `grad`, grad * activation'(forward).
 Tensor run_forward(const char* op, const Tensor* grad, const Tensor& input, const Tensor& weight,
                    const std::optional<Tensor>& bias, const Geometry& geometry, int64_t activation,
@@ -78,13 +84,16 @@ Tensor run_forward(const char* op, const Tensor* grad, const Tensor& input, cons
     bias_data = buffers.back().begin;
   }
   if (g) buffers.push_back(buffer_of("grad_output", *g, false));
+  const emulation::GuardedMemory workspace(workspace_bytes(p, Pass::kForward, x, y));
+  buffers.push_back({workspace.data(), workspace.size(), "workspace", true});
   const emulation::DeclaredBuffers declared(buffers);
-  check(op, p,
-        g ? depthwise_conv2d_activation_backward_cuda(p, g->data(), g->strides4(), x.data(),
-                                                      x.strides4(), dense_weight.data(), bias_data,
-                                                      y.mutable_data(), y.strides4(), nullptr)
-          : depthwise_conv2d_forward_cuda(p, x.data(), x.strides4(), dense_weight.data(), bias_data,
-                                          y.mutable_data(), y.strides4(), nullptr));
+  check(
+      op, p,
+      g ? depthwise_conv2d_activation_backward_cuda(p, g->data(), g->strides4(), x.data(),
+                                                    x.strides4(), dense_weight.data(), bias_data,
+                                                    y.mutable_data(), y.strides4(), nullptr)
+        : depthwise_conv2d_forward_cuda(p, x.data(), x.strides4(), dense_weight.data(), bias_data,
+                                        y.mutable_data(), y.strides4(), workspace.data(), nullptr));
   return output;
 }
 
@@ -108,20 +117,22 @@ Gradients run_backward(const char* op, const Tensor& grad_output, const Tensor& 
   if (needs[0]) {
     const Tensor taps = dense(weight);
     const TensorView dense_weight(taps);
-    const emulation::DeclaredBuffers declared({buffer_of("grad_output", g, false),
-                                               buffer_of("weight", dense_weight, false),
-                                               buffer_of("grad_input", dx, true)});
+    const emulation::GuardedMemory workspace(workspace_bytes(p, Pass::kGradInput, dx, g));
+    const emulation::DeclaredBuffers declared(
+        {buffer_of("grad_output", g, false), buffer_of("weight", dense_weight, false),
+         buffer_of("grad_input", dx, true),
+         Buffer{workspace.data(), workspace.size(), "workspace", true}});
     check(op, p,
           depthwise_conv2d_grad_input_cuda(p, g.data(), g.strides4(), dense_weight.data(),
-                                           dx.mutable_data(), dx.strides4(), nullptr));
+                                           dx.mutable_data(), dx.strides4(), workspace.data(),
+                                           nullptr));
   }
   if (needs[1] || needs[2]) {
     // The kernel always writes the weight gradient.
     const Tensor written =
         needs[1] ? grad_weight : empty(w, {p.out_channels, 1, p.kernel_h, p.kernel_w}, false);
     const TensorView dw(written);
-    const emulation::GuardedMemory workspace(
-        size_t(depthwise_conv2d_grad_weight_workspace_cuda(p)));
+    const emulation::GuardedMemory workspace(workspace_bytes(p, Pass::kGradWeight, x, g));
     const emulation::DeclaredBuffers declared(
         {buffer_of("input", x, false), buffer_of("grad_output", g, false),
          buffer_of("grad_weight", dw, true), buffer_of("grad_bias", db, true),

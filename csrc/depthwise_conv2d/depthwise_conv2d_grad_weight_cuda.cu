@@ -5,10 +5,6 @@
 
 namespace effkern {
 
-int64_t depthwise_conv2d_grad_weight_workspace_cuda(const DepthwiseConv2dProblem& problem) {
-  return grad_weight_splits(problem) * grad_weight_slab_bytes(problem);
-}
-
 int depthwise_conv2d_grad_weight_cuda(const DepthwiseConv2dProblem& problem, const void* input,
                                       const Strides4& input_strides, const void* grad_output,
                                       const Strides4& grad_output_strides, void* grad_weight,
@@ -18,7 +14,7 @@ int depthwise_conv2d_grad_weight_cuda(const DepthwiseConv2dProblem& problem, con
     return launch_grad_weight(problem, static_cast<const T*>(input), input_strides,
                               static_cast<const T*>(grad_output), grad_output_strides,
                               static_cast<T*>(grad_weight), static_cast<T*>(grad_bias), workspace,
-                              grad_weight_splits(problem), static_cast<cudaStream_t>(stream));
+                              static_cast<cudaStream_t>(stream));
   });
 }
 

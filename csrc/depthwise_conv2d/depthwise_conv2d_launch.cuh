@@ -13,7 +13,7 @@
 #include "depthwise_conv2d/depthwise_conv2d_planes_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_strided_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_tiling.cuh"
-#include "depthwise_conv2d/depthwise_conv2d_toeplitz_launch.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_transpose_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_wgrad_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_wgrad_mma_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_wgrad_planes_launch.cuh"
@@ -210,7 +210,7 @@ template <typename T, typename Epilogue>
 cudaError_t launch_forward(const DepthwiseConv2dProblem& p, const T* input,
                            const Strides4& input_strides, const T* weight, T* output,
                            const Strides4& output_strides, const Epilogue& epilogue,
-                           cudaStream_t stream) {
+                           void* workspace, cudaStream_t stream) {
   if (p.output_numel() == 0) return cudaSuccess;
   if constexpr (has_specialized_kernels<T, Epilogue>) {
     const Image4<const T> from{input, p.in_channels, p.height, p.width, input_strides};
@@ -218,9 +218,9 @@ cudaError_t launch_forward(const DepthwiseConv2dProblem& p, const T* input,
     if constexpr (has_toeplitz_kernels<T, Epilogue>) {
       cudaError_t error;
       if (has_toeplitz_cuda_kernel(p) &&
-          detail::launch_toeplitz(
+          detail::launch_toeplitz_or_copies(
               detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false),
-              int(p.kernel_h), int(p.kernel_w), from, to, epilogue, stream, &error)) {
+              int(p.kernel_h), int(p.kernel_w), from, to, epilogue, workspace, stream, &error)) {
         return error;
       }
     }
@@ -248,7 +248,8 @@ cudaError_t launch_forward(const DepthwiseConv2dProblem& p, const T* input,
 template <typename T>
 cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_output,
                               const Strides4& grad_output_strides, const T* weight, T* grad_input,
-                              const Strides4& grad_input_strides, cudaStream_t stream) {
+                              const Strides4& grad_input_strides, void* workspace,
+                              cudaStream_t stream) {
   if (p.input_numel() == 0) return cudaSuccess;
   using Epilogue = BiasActivation<T>;
   if constexpr (has_specialized_kernels<T, Epilogue>) {
@@ -258,11 +259,11 @@ cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_out
     if constexpr (has_toeplitz_kernels<T, Epilogue>) {
       cudaError_t error;
       if (has_toeplitz_cuda_kernel(p) &&
-          detail::launch_toeplitz(
+          detail::launch_toeplitz_or_copies(
               detail::describe_images(p.batch, from, weight, to, p.kernel_h - 1 - p.pad_top,
                                       p.kernel_w - 1 - p.pad_left, true),
               int(p.kernel_h), int(p.kernel_w), from, to, Epilogue{nullptr, Activation::kNone},
-              stream, &error)) {
+              workspace, stream, &error)) {
         return error;
       }
     }
@@ -317,14 +318,32 @@ inline int64_t grad_weight_splits(const DepthwiseConv2dProblem& p) {
   return std::max<int64_t>(1, std::min({cheap, kMaxWorkspaceBytes / slab, wanted}));
 }
 
-// grad_weight and, where not null, grad_bias. `workspace` holds grad_weight_splits(p) slabs.
+inline int64_t grad_weight_slabs_bytes(const DepthwiseConv2dProblem& p) {
+  return grad_weight_splits(p) * grad_weight_slab_bytes(p);
+}
+
+// Of launch_grad_weight's workspace.
+template <typename T>
+int64_t grad_weight_workspace_bytes(const DepthwiseConv2dProblem& p, const Image4<const T>& x,
+                                    const Image4<const T>& dy) {
+  const detail::PlaneCopies copies = detail::choose_weight_grad_copies(p, x, dy);
+  if (!copies) return grad_weight_slabs_bytes(p);
+  const int64_t part = detail::choose_plane_channels(copies, p.batch, p.in_channels);
+  const int64_t last = (p.in_channels - 1) % part + 1;
+  return copies.bytes * p.batch * part +
+         std::max(grad_weight_slabs_bytes(detail::problem_of_planes(p, part)),
+                  grad_weight_slabs_bytes(detail::problem_of_planes(p, last)));
+}
+
+// grad_weight and, where not null, grad_bias.
 template <typename T>
 cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
                                const Strides4& input_strides, const T* grad_output,
                                const Strides4& grad_output_strides, T* grad_weight, T* grad_bias,
-                               void* workspace, int64_t splits, cudaStream_t stream) {
+                               void* workspace, cudaStream_t stream) {
   const int bias = grad_bias != nullptr;
   const int64_t columns = p.taps() + bias, count = p.out_channels * columns;
+  const int64_t splits = grad_weight_splits(p);
   if (count == 0) return cudaSuccess;
   auto* partial = static_cast<Accumulate<T>*>(workspace);
   cudaError_t error = cudaSuccess;
@@ -333,6 +352,18 @@ cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
     const Image4<const T> x{input, p.in_channels, p.height, p.width, input_strides};
     const Image4<const T> dy{grad_output, p.out_channels, p.out_height(), p.out_width(),
                              grad_output_strides};
+    if constexpr (sizeof(T) == 2) {
+      if (const auto copies = detail::choose_weight_grad_copies(p, x, dy)) {
+        return detail::with_plane_channels(
+            copies, p.batch, x, dy, workspace, stream,
+            [&](const auto& input, const auto& grad, int64_t first, void* rest) {
+              return launch_grad_weight(detail::problem_of_planes(p, input.channels), input.data,
+                                        input.strides, grad.data, grad.strides,
+                                        grad_weight + first * p.taps(),
+                                        bias ? grad_bias + first : nullptr, rest, stream);
+            });
+      }
+    }
     const WeightGradImages<T> images{input,
                                      grad_output,
                                      partial,

@@ -382,12 +382,6 @@ DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPla
   return plan;
 }
 
-// Of those that a tensor-core kernel serves for contiguous tensors.
-bool serves_channels_last(const DepthwiseConv2dProblem& p) {
-  return p.kernel_h == p.kernel_w && (p.kernel_h == 5 || p.kernel_h == 7) &&
-         p.out_channels % 8 == 0;
-}
-
 DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan) {
   plan.backend = Backend::kCuda;
   if (p.has_prologue || p.moments() > 0) {
@@ -405,12 +399,9 @@ DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPl
     plan.reason = "asked for by name; 16-bit multiply-adds at the memory bound need tensor cores";
     return plan;
   }
-  if (!gradient && p.layout == Layout::kChannelsLast && has_toeplitz_cuda_kernel(p) &&
-      serves_channels_last(p)) {
-    // By `benchmarks predict`, less than a third of the direct kernel's time at batch 32, and as
-    // long as it at batch 1, where the launch takes most.
-    plan.kernel = Kernel::kCudaToeplitz;
-    plan.reason = "asked for by name; predicted no slower than the direct channels_last kernel";
+  if (const char* reason = products ? channels_last_products(p, gradient) : nullptr) {
+    plan.kernel = gradient ? Kernel::kCudaWeightGradMma : Kernel::kCudaToeplitz;
+    plan.reason = reason;
     return plan;
   }
   // The launcher also takes the strided kernels for tensors that the vector accesses do not fit.

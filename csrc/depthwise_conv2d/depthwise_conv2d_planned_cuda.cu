@@ -26,9 +26,11 @@ int launch(const DepthwiseConv2dProblem& p) {
   const Strides4 output = strides_of(p, p.out_channels, p.out_height(), p.out_width());
   switch (p.pass) {
     case Pass::kForward:
-      return depthwise_conv2d_forward_cuda(p, memory, input, memory, bias, memory, output, nullptr);
+      return depthwise_conv2d_forward_cuda(p, memory, input, memory, bias, memory, output, memory,
+                                           nullptr);
     case Pass::kGradInput:
-      return depthwise_conv2d_grad_input_cuda(p, memory, output, memory, memory, input, nullptr);
+      return depthwise_conv2d_grad_input_cuda(p, memory, output, memory, memory, input, memory,
+                                              nullptr);
     case Pass::kGradWeight:
       break;
   }

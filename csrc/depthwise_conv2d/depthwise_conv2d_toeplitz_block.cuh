@@ -1,5 +1,5 @@
-// Toeplitz products of a block of channels whose planes lie side by side in shared memory, for k x
-// k kernels with k <= 9, stride 1.
+// Toeplitz products of a block of channels whose planes lie side by side in shared memory, stride
+// 1: here for k x k kernels with k <= 9.
 //
 // A block has 16 neighbouring channels and the same tile of each. A warp takes one channel at a
 // time: up to 16 windows of 8 neighbouring outputs, the m dimension of an m16n8k16 product, times 7
@@ -149,9 +149,10 @@ struct TapPairOffsets {
 
 // A window's sums once more, tap by tap: zeros of the Toeplitz matrix times an infinite input are
 // NaN. All of the window's outputs are then infinite or NaN, see has_infinite_windows.
-template <int kKernel, typename T>
+template <typename T>
 __device__ __forceinline__ void sum_plane_taps(float (&sums)[kToeplitzBlockRows][4], const T* plane,
-                                               const T* pairs, const DepthwiseImages<T>& p,
+                                               const T* pairs, int kernel_h, int kernel_w,
+                                               const DepthwiseImages<T>& p,
                                                const ToeplitzBlocks& tiles,
                                                const ToeplitzBlockPlace& place, float initial,
                                                int lane) {
@@ -164,13 +165,13 @@ __device__ __forceinline__ void sum_plane_taps(float (&sums)[kToeplitzBlockRows]
       const ToeplitzBlockWindow at(tiles, p, place, lane / 4 + j / 2 * 8);
       float sum = initial;
 #pragma unroll 1
-      for (int ky = 0; ky < kKernel; ++ky) {
+      for (int ky = 0; ky < kernel_h; ++ky) {
         if (!at.there || unsigned(at.y + i + ky) >= unsigned(p.height)) continue;
         const T* from =
             plane + at.offset + (i + ky) * tiles.pitch + 2 * (lane % 4) + j % 2 + tiles.shift;
-        const T* taps = pairs + 2 * ky * (kKernel + 2) + 2;
+        const T* taps = pairs + 2 * ky * (kernel_w + 2) + 2;
 #pragma unroll 1
-        for (int kx = 0; kx < kKernel; ++kx) {
+        for (int kx = 0; kx < kernel_w; ++kx) {
           float tap[1], value[1];
           load_shared_packed<1>(taps + 2 * kx).widen_to(tap);
           load_shared_packed<1>(from + kx).widen_to(value);
@@ -190,9 +191,37 @@ __device__ __forceinline__ void sum_plane_taps(float (&sums)[kToeplitzBlockRows]
 // As wide as all banks of shared memory.
 inline constexpr int kZeros = 64;
 
-// The 16 windows of one channel. Output row j of window w replaces elements kToeplitzOutputPitch j
-// + 8 w and the next of the plane. `zeros` are kZeros elements, aligned to as many; `at` is window
-// lane % 16. The caller synchronises.
+// From a channel's sums to its plane: output row j of window w replaces elements
+// kToeplitzOutputPitch j + 8 w and the next.
+template <typename T, typename Epilogue>
+__device__ __forceinline__ void finish_plane(T* plane, float (&sums)[kToeplitzBlockRows][4],
+                                             const T* pairs, int kernel_h, int kernel_w,
+                                             const DepthwiseImages<T>& p,
+                                             const ToeplitzBlocks& tiles,
+                                             const ToeplitzBlockPlace& place, float initial,
+                                             const Epilogue& epilogue, int channel, int lane) {
+  T* to = plane + lane / 4 * 8 + lane % 4 * 2;
+  const auto store = [&] {
+    // All lanes have read the input.
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < kToeplitzBlockRows; ++i) {
+      store_shared_packed<2>(to + kToeplitzOutputPitch * i, pack<2, T>(sums[i]));
+      store_shared_packed<2>(to + kToeplitzOutputPitch * i + 64, pack<2, T>(sums[i] + 2));
+    }
+  };
+  const bool infinite = __any_sync(0xffffffffu, has_infinite_windows(sums));
+  // A way of its own for most: no registers are moved for the sake of the others.
+  if (!infinite && !epilogue.changes_values()) return store();
+  if (infinite) {
+    sum_plane_taps(sums, plane, pairs, kernel_h, kernel_w, p, tiles, place, initial, lane);
+  }
+  finish_sums(sums, epilogue, channel);
+  store();
+}
+
+// The 16 windows of one channel, whose outputs replace its plane. `zeros` are kZeros elements,
+// aligned to as many; `at` is window lane % 16. The caller synchronises.
 template <int kKernel, typename T, typename Epilogue>
 __device__ __forceinline__ void convolve_plane(T* plane, const T* pairs, const T* zeros,
                                                const DepthwiseImages<T>& p,
@@ -226,22 +255,8 @@ __device__ __forceinline__ void convolve_plane(T* plane, const T* pairs, const T
       if (i - ky >= 0 && i - ky < kRows) ptx::mma_m16n8k16<T>(sums[i - ky], a, taps[ky]);
     }
   }
-  T* to = plane + lane / 4 * 8 + lane % 4 * 2;
-  const auto store = [&] {
-    // All lanes have read the input.
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      store_shared_packed<2>(to + kToeplitzOutputPitch * i, pack<2, T>(sums[i]));
-      store_shared_packed<2>(to + kToeplitzOutputPitch * i + 64, pack<2, T>(sums[i] + 2));
-    }
-  };
-  const bool infinite = __any_sync(0xffffffffu, has_infinite_windows(sums));
-  // A way of its own for most: no registers are moved for the sake of the others.
-  if (!infinite && !epilogue.changes_values()) return store();
-  if (infinite) sum_plane_taps<kKernel>(sums, plane, pairs, p, tiles, place, initial, lane);
-  finish_sums(sums, epilogue, channel);
-  store();
+  finish_plane(plane, sums, pairs, kKernel, kKernel, p, tiles, place, initial, epilogue, channel,
+               lane);
 }
 
 }  // namespace effkern

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "depthwise_conv2d/depthwise_conv2d_toeplitz_channels_last_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_toeplitz_channels_last_large_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_planes_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_tiling.cuh"
 
@@ -20,11 +20,17 @@ inline SmallDivisor make_small_divisor(int divisor) {
   return {divisor, unsigned(ceil_div(int64_t(1) << 31, divisor))};
 }
 
-// Of shared memory; of both kernels, so that the tilings have one limit.
-inline int64_t toeplitz_block_bytes(const ToeplitzBlocks& t, int kernel) {
-  const int64_t pairs = 2 * kernel * (kernel + 2);
+// Of the taps in shared memory; a window's input has so many parts of 8 columns.
+struct ToeplitzBlockKernel {
+  int height, width, halves;
+};
+
+// Of shared memory; of all kernels, so that the tilings have one limit.
+inline int64_t toeplitz_block_bytes(const ToeplitzBlocks& t, const ToeplitzBlockKernel& kernel) {
+  const int64_t pairs = 2 * kernel.height * (kernel.width + 2);
   const int64_t raw = kToeplitzBlockWarps * detail::kStagedPairs * detail::kPairPitch;
-  return 2 * (kZeros + raw + 16 + kToeplitzBlockChannels * (pairs + t.plane_pitch));
+  return 2 * (kZeros + 16 * (kernel.halves - 2) + raw + 16 +
+              kToeplitzBlockChannels * (pairs + t.plane_pitch));
 }
 
 namespace detail {
@@ -58,7 +64,7 @@ inline int toeplitz_block_conflicts(const ToeplitzBlocks& t) {
 
 // Distances in shared memory and the order of strips: the fewest conflicts that fit, then the least
 // memory. False if nothing fits.
-inline bool pitch_toeplitz_blocks(ToeplitzBlocks& t, int kernel) {
+inline bool pitch_toeplitz_blocks(ToeplitzBlocks& t, const ToeplitzBlockKernel& kernel) {
   int fewest = 1 << 30;
   ToeplitzBlocks best = t;
   for (int extra = 0; extra < 3; ++extra) {
@@ -83,20 +89,27 @@ inline bool pitch_toeplitz_blocks(ToeplitzBlocks& t, int kernel) {
   return fewest < 1 << 30;
 }
 
-// Picoseconds of a block on an H200 by the terms of the prediction: issue, shared memory, L2.
-// Counts are those of the machine code.
-inline double toeplitz_block_cost(const ToeplitzBlocks& t, int kernel, int width) {
+// Picoseconds of a block on an H200 by the terms of the prediction: issue, shared memory, L2,
+// tensor cores. Counts are those of the machine code.
+inline double toeplitz_block_cost(const ToeplitzBlocks& t, const ToeplitzBlockKernel& kernel,
+                                  int width) {
   const int64_t rows = int64_t(t.panels) * t.staged_rows, pairs = rows * t.unit_pairs;
-  const double instructions = 16. * (4 * kernel * kernel / 4 + 180) + 32 * pairs + 8 * 110 + 600;
+  const int64_t products = kToeplitzBlockRows * kernel.height;
+  const double taps = 16. * kernel.height * (kernel.width + 2);
+  const double instructions =
+      16. * (products * ((kernel.halves + 1) / 2) + 180) + 32 * pairs + 8 * 110 + 600 + taps;
+  const int conflicts = toeplitz_block_conflicts(t);
   const double passes =
-      16. * ((kToeplitzBlockRows + kernel - 1) * (4 + 2 * toeplitz_block_conflicts(t)) +
-             2 * kernel + 14) +
+      16. * ((kToeplitzBlockRows + kernel.height - 1) * kernel.halves * (2 + conflicts) +
+             kernel.halves * kernel.height + 14) +
       12 * pairs + 8 * 28;
   const double bytes =
-      32. * (rows * std::min(t.tile_columns + kernel - 1, width) +
+      32. * (rows * std::min(t.tile_columns + kernel.width - 1, width) +
              double(t.panels) * (kToeplitzBlockRows << t.strip_bits) * t.tile_columns);
+  const double flops = 16. * products * kernel.halves * 2048;
   const double latency = toeplitz_block_bytes(t, kernel) > kToeplitzGoodBytes ? 1.05 : 1;
-  return latency * std::max({instructions * 32 / 22.2, passes * 128 / 22.2, bytes / 4.1});
+  return latency *
+         std::max({instructions * 32 / 22.2, passes * 128 / 22.2, bytes / 4.1, flops / 450});
 }
 
 }  // namespace detail
@@ -109,9 +122,11 @@ inline void finish_toeplitz_blocks(ToeplitzBlocks& t) {
   t.by_staged_rows = make_small_divisor(t.staged_rows);
 }
 
-// For depthwise_conv2d_toeplitz_channels_last_kernel. False where nothing fits.
+// For the channels_last kernels, with so many rows of taps in shared memory. False where nothing
+// fits.
 template <typename T>
-bool tile_toeplitz_blocks(const DepthwiseImages<T>& p, int kernel, ToeplitzBlocks* result) {
+bool tile_toeplitz_blocks(const DepthwiseImages<T>& p, const ToeplitzBlockKernel& kernel,
+                          ToeplitzBlocks* result) {
   constexpr int kRows = kToeplitzBlockRows;
   ToeplitzBlocks t{};
   t.channel_blocks = int(ceil_div(p.channels, kToeplitzBlockChannels));
@@ -123,7 +138,7 @@ bool tile_toeplitz_blocks(const DepthwiseImages<T>& p, int kernel, ToeplitzBlock
     t.windows = windows, t.column_tiles = int(tiles), t.tile_columns = 8 * windows;
     t.window_bits = 0;
     while (1 << t.window_bits < windows) ++t.window_bits;
-    t.units = windows + 1, t.unit_pairs = (t.units + 1) / 2;
+    t.units = windows + kernel.halves - 1, t.unit_pairs = (t.units + 1) / 2;
     const int slots = 16 >> t.window_bits;
     for (t.strip_bits = 0; 1 << t.strip_bits <= slots; ++t.strip_bits) {
       const int rows = kRows << t.strip_bits;
@@ -132,7 +147,7 @@ bool tile_toeplitz_blocks(const DepthwiseImages<T>& p, int kernel, ToeplitzBlock
       t.row_tiles = int(ceil_div(p.out_height, rows));
       if (int64_t(p.batch) * t.row_tiles > kMaxInt) continue;
       t.panel_count = p.batch * t.row_tiles;
-      t.staged_rows = std::min(rows + kernel - 1, p.height);
+      t.staged_rows = std::min(rows + kernel.height - 1, p.height);
       // Offsets in a block are ints.
       const int64_t apart = std::max<int64_t>({p.input_strides.n, p.output_strides.n, 1});
       const int64_t images = std::min<int64_t>(p.batch, std::max<int64_t>(kMaxInt / 2 / apart, 1));
@@ -168,8 +183,9 @@ inline ToeplitzPlaneCopy copy_toeplitz_planes(int width, int height, int vector)
 // For depthwise_conv2d_toeplitz_planes_kernel: several images, so small that the windows of two fit
 // a product. False for all others.
 template <typename T>
-bool tile_toeplitz_planes(const DepthwiseImages<T>& p, int kernel, int load_width, int store_width,
+bool tile_toeplitz_planes(const DepthwiseImages<T>& p, int size, int load_width, int store_width,
                           ToeplitzPlanes* result) {
+  const ToeplitzBlockKernel kernel{size, size, 2};
   ToeplitzBlocks t{};
   t.channel_blocks = int(ceil_div(p.channels, kToeplitzBlockChannels));
   if (p.out_width > 128 || p.out_height > 16 * kToeplitzBlockRows) return false;
@@ -182,11 +198,11 @@ bool tile_toeplitz_planes(const DepthwiseImages<T>& p, int kernel, int load_widt
   }
   t.units = t.windows + 1, t.unit_pairs = (t.units + 1) / 2;
   t.row_tiles = 1, t.panel_count = p.batch;
-  t.staged_rows = std::min((kToeplitzBlockRows << t.strip_bits) + kernel - 1, p.height);
+  t.staged_rows = std::min((kToeplitzBlockRows << t.strip_bits) + size - 1, p.height);
   // Input columns are aligned in shared memory as in memory.
   int vector = std::min(load_width, 4);
   for (t.shift = 0; (p.pad_left + t.shift) % vector; ++t.shift) {
-    if (t.shift < 9 - kernel) continue;
+    if (t.shift < 9 - size) continue;
     t.shift = -1, vector /= 2;
   }
   const int most = 16 >> (t.window_bits + t.strip_bits);

@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "depthwise_conv2d/depthwise_conv2d_cuda.h"
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_block_tiling.cuh"
 
 namespace effkern {
@@ -55,20 +56,47 @@ bool launch_toeplitz_large(const DepthwiseImages<T>& images, int kernel_h, int k
   return true;
 }
 
+// With the kernel function's arguments after the tiles.
+template <auto kKernelFunction, typename T, typename... Arguments>
+cudaError_t launch_toeplitz_blocks(const DepthwiseImages<T>& images, const ToeplitzBlocks& tiles,
+                                   const ToeplitzBlockKernel& kernel, cudaStream_t stream,
+                                   const Arguments&... arguments) {
+  const int64_t blocks =
+      ceil_div(tiles.panel_count, tiles.panels) * tiles.column_tiles * tiles.channel_blocks;
+  const cudaError_t error = allow_shared_memory(kKernelFunction, size_t(kToeplitzMostBytes));
+  if (error != cudaSuccess) return error;
+  return launch_kernel<kKernelFunction>(dim3(unsigned(blocks)), dim3(32 * kToeplitzBlockWarps),
+                                        size_t(toeplitz_block_bytes(tiles, kernel)), stream, images,
+                                        tiles, arguments...);
+}
+
 template <typename T, typename Epilogue, int kKernel>
 bool launch_toeplitz_channels_last(const DepthwiseImages<T>& images, const Epilogue& epilogue,
                                    cudaStream_t stream, cudaError_t* error) {
+  const ToeplitzBlockKernel kernel{kKernel, kKernel, 2};
   ToeplitzBlocks tiles{};
-  if (!tile_toeplitz_blocks(images, kKernel, &tiles)) return false;
-  const int64_t blocks =
-      ceil_div(tiles.panel_count, tiles.panels) * tiles.column_tiles * tiles.channel_blocks;
-  constexpr auto kKernelFunction =
-      depthwise_conv2d_toeplitz_channels_last_kernel<T, kKernel, Epilogue>;
-  *error = allow_shared_memory(kKernelFunction, size_t(kToeplitzMostBytes));
-  if (*error != cudaSuccess) return true;
-  *error = launch_kernel<kKernelFunction>(dim3(unsigned(blocks)), dim3(32 * kToeplitzBlockWarps),
-                                          size_t(toeplitz_block_bytes(tiles, kKernel)), stream,
-                                          images, tiles, epilogue);
+  if (!tile_toeplitz_blocks(images, kernel, &tiles)) return false;
+  *error =
+      launch_toeplitz_blocks<depthwise_conv2d_toeplitz_channels_last_kernel<T, kKernel, Epilogue>>(
+          images, tiles, kernel, stream, epilogue);
+  return true;
+}
+
+template <typename T, typename Epilogue>
+bool launch_toeplitz_channels_last_large(const DepthwiseImages<T>& images, int kernel_h,
+                                         int kernel_w, const Epilogue& epilogue,
+                                         cudaStream_t stream, cudaError_t* error) {
+  constexpr int kHalves = 3;
+  static_assert(kMaxTransposedKernelW <= 8 * kHalves - 7);
+  const int rows = int(ceil_div(kernel_h, kToeplitzBlockRows)) * kToeplitzBlockRows;
+  const ToeplitzBlockKernel kernel{rows, kernel_w, kHalves};
+  ToeplitzBlocks tiles{};
+  if (!tile_toeplitz_blocks(images, kernel, &tiles)) return false;
+  const ToeplitzBlockTaps taps{kernel_h, kernel_w, rows, make_small_divisor(kernel_w + 2),
+                               make_small_divisor(rows)};
+  *error = launch_toeplitz_blocks<
+      depthwise_conv2d_toeplitz_channels_last_large_kernel<T, kHalves, Epilogue>>(
+      images, tiles, kernel, stream, taps, epilogue);
   return true;
 }
 
@@ -83,8 +111,8 @@ bool launch_toeplitz_planes(const DepthwiseImages<T>& images, int load_width, in
   if (*error != cudaSuccess) return true;
   *error = launch_kernel<kKernelFunction>(
       dim3(unsigned(ceil_div(blocks.panel_count, blocks.panels) * blocks.channel_blocks)),
-      dim3(32 * kToeplitzBlockWarps), size_t(toeplitz_block_bytes(blocks, kKernel)), stream, images,
-      tiles, epilogue);
+      dim3(32 * kToeplitzBlockWarps), size_t(toeplitz_block_bytes(blocks, {kKernel, kKernel, 2})),
+      stream, images, tiles, epilogue);
   return true;
 }
 
@@ -95,6 +123,14 @@ bool has_toeplitz_channels(const Image4<T>& image) {
   return image.has_channel_vectors(8) && image.strides.n <= kMaxInt &&
          image.strides.h <= kMaxInt / 1024 && image.strides.w <= kMaxInt / 1024 &&
          image.width * image.strides.w <= kMaxInt / 8;
+}
+
+// Whether a kernel transposes both tensors' tiles in shared memory.
+template <typename T, typename U>
+bool transposes_in_blocks(int64_t kernel_h, int64_t kernel_w, const Image4<T>& from,
+                          const Image4<U>& to) {
+  return kernel_h <= kMaxTransposedKernelH && kernel_w <= kMaxTransposedKernelW &&
+         has_toeplitz_channels(from) && has_toeplitz_channels(to);
 }
 
 // An int holds the offsets of a block's planes.
@@ -110,11 +146,16 @@ bool launch_toeplitz(const DepthwiseImages<T>& images, int kernel_h, int kernel_
                      const Image4<const T>& from, const Image4<T>& to, const Epilogue& epilogue,
                      cudaStream_t stream, cudaError_t* error) {
   if (!device_has_capability(80)) return false;
-  if (has_toeplitz_channels(from) && has_toeplitz_channels(to) && kernel_h == kernel_w &&
-      (kernel_h == 5 || kernel_h == 7)) {
-    return kernel_h == 5
-               ? launch_toeplitz_channels_last<T, Epilogue, 5>(images, epilogue, stream, error)
-               : launch_toeplitz_channels_last<T, Epilogue, 7>(images, epilogue, stream, error);
+  if (transposes_in_blocks(kernel_h, kernel_w, from, to)) {
+    switch (kernel_h == kernel_w ? kernel_h : 0) {
+      case 5:
+        return launch_toeplitz_channels_last<T, Epilogue, 5>(images, epilogue, stream, error);
+      case 7:
+        return launch_toeplitz_channels_last<T, Epilogue, 7>(images, epilogue, stream, error);
+      default:
+        return launch_toeplitz_channels_last_large<T, Epilogue>(images, kernel_h, kernel_w,
+                                                                epilogue, stream, error);
+    }
   }
   if (!has_int_strides(from) || !has_int_strides(to)) return false;
   const int load = widest_row_vector(from), store = widest_row_vector(to);

@@ -208,6 +208,8 @@ def plan(name: str) -> Plan:
         KeyError: a kernel that this function does not know.
     """
     family, arguments = name.rstrip(">").split("<")
+    if family == "depthwise_conv2d_transpose_kernel":
+        return Plan(Access(16, 4), Access(16, 4))
     dtype, *rest = arguments.split(", ")
     element = _BYTES[dtype]
     if "_strided_" in family or family.endswith("_reduce_kernel"):
@@ -247,7 +249,7 @@ def plan(name: str) -> Plan:
             rows = 8 if "large" in family else kernel
             copies = Access(16, 1, (8, 4, element))
             return Plan(copies, Access(2 * element, 2 * rows, (element,)), MOST_SHARED_MEMORY)
-        case "toeplitz_channels_last_kernel":
+        case "toeplitz_channels_last_kernel" | "toeplitz_channels_last_large_kernel":
             # 16 pixels of 16 channels are read at a time, four times. A lane stores 4 channels of 2
             # windows in 7 rows: 4 lanes fill a sector.
             copies = Access(16, 4, (element,))

@@ -37,6 +37,8 @@ _HOOKED = ((3, 1), (3, 2), (5, 2))
 _LARGE_KERNELS = (31, 51)
 # Of fused_mbconv: channels, expanded and projected ones, where 0 is no projection.
 _BLOCKS = ((24, 24, 0), (48, 192, 48), (96, 128, 96))
+# channels_last: transposed in shared memory; copied as planes.
+_LARGE_KERNELS_LAST = (13, 23)
 # Enough to compare a kernel with itself.
 _LANES = 512
 
@@ -72,6 +74,8 @@ def standard_launches() -> dict[str, Standard]:
         _add(found, torch.bfloat16, torch.contiguous_format, kernel, 1, 1, passes=("wgrad",))
     for block in _BLOCKS:
         _add_fused_mbconv(found, *block)
+    for kernel in _LARGE_KERNELS_LAST:
+        _add(found, torch.bfloat16, torch.channels_last, kernel, 1, 1, passes=("fwd",))
     return found
 
 

@@ -194,7 +194,9 @@ class Interpreter:
         if name == "EXIT":
             self._next[mask] = _END
             return
-        for operand in operands[:-1] if name == "BRA" else ():
+        # Another way leads to where a warp comes together that has diverged.
+        converged = "CONV" in instruction.modifiers
+        for operand in operands[:-1] if name == "BRA" and not converged else ():
             mask = mask & self._lanes.predicate(operand)
         if name == "RET":
             register, offset = operands[0].split()

@@ -87,6 +87,34 @@ def test_an_explanation_shows_the_cuda_kernel():
     assert fma.kernel == "cuda_direct_channels_last"
 
 
+@pytest.mark.parametrize(
+    "kernel, reason, code",
+    (
+        ((9, 9), "tiles transposed", "channels_last_large_kernel<bfloat16, 3, "),
+        ((51, 5), "copied as planes", "toeplitz_large_kernel<bfloat16, 2, "),
+    ),
+)
+def test_an_explanation_of_channels_last_images_on_tensor_cores(kernel, reason, code):
+    import torch
+
+    def explain(channels):
+        shape, last = (2, channels, 20, 20), torch.channels_last
+        image = torch.empty(shape, dtype=torch.bfloat16, memory_format=last)
+        weight, padding = image.new_empty(channels, 1, *kernel), tuple(k // 2 for k in kernel)
+        function = effkern.functional.depthwise_conv2d
+        with effkern.backend("cuda_emulated"):
+            return effkern.explain(function, image, weight, padding=padding).plans
+
+    plans, halves = explain(16), explain(12)
+    assert reason in plans["forward"].reason and code in plans["forward"].code
+    assert plans["forward"].kernel == "cuda_toeplitz"
+    assert plans["grad_weight"].kernel == "cuda_weight_grad_mma"
+    assert "wgrad_mma_kernel" in plans["grad_weight"].code
+    # 12 channels are no whole vectors of 8.
+    assert halves["forward"].kernel != "cuda_toeplitz"
+    assert halves["grad_weight"].kernel != "cuda_weight_grad_mma"
+
+
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize(

@@ -105,6 +105,19 @@ def test_nan_and_infinity_are_neither_lost_nor_spread(backend, activation, kerne
     torch.testing.assert_close(actual, wanted, equal_nan=True, rtol=0, atol=0)
 
 
+# 13x13: transposed in shared memory; 27x27: copied as planes.
+@pytest.mark.parametrize("value", (torch.nan, torch.inf))
+@pytest.mark.parametrize("kernel", (13, 27))
+def test_nan_and_infinity_are_not_spread_in_channels_last(backend, kernel, value):
+    input = torch.zeros(1, 24, 13, 25, dtype=torch.bfloat16, device=backend.device)
+    input[0, 17, 4, 18] = value
+    input = input.contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(24, 1, kernel, kernel, dtype=torch.bfloat16, device=backend.device)
+    actual = depthwise_conv2d(input, weight, padding=kernel // 2)
+    wanted = reference(input, weight, padding=kernel // 2)
+    torch.testing.assert_close(actual, wanted, equal_nan=True, rtol=0, atol=0)
+
+
 # Pixels that some taps do not meet: zeros beside the image are no part of their sums.
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
 @pytest.mark.parametrize("value", (torch.nan, torch.inf))

@@ -130,15 +130,23 @@ void run(const Case& c, unsigned seed) {
   x.fill(random, 2), dy.fill(random, 1), weight.fill(random, 1), bias.fill(random, 1);
   const T* offsets = p.has_bias ? bias.data : nullptr;
   const Reference reference(p, x, weight.data, offsets, dy);
+  const auto workspace_bytes = [&](Pass pass, const View<T>& input, const View<T>& output) {
+    return size_t(depthwise_conv2d_workspace_cuda(p, pass, input.data, input.strides, output.data,
+                                                  output.strides));
+  };
   const auto terms = [](const Sums& sums) {
     return
         [&sums](int64_t i) { return std::pair(sums.value[size_t(i)], sums.magnitude[size_t(i)]); };
   };
   {
-    const DeclaredBuffers declared({x.buffer("input", false), weight.buffer("weight", false),
-                                    bias.buffer("bias", false), y.buffer("output", true)});
+    const emulation::GuardedMemory workspace(workspace_bytes(Pass::kForward, x, y));
+    const DeclaredBuffers declared({x.buffer("input", false),
+                                    weight.buffer("weight", false),
+                                    bias.buffer("bias", false),
+                                    y.buffer("output", true),
+                                    {workspace.data(), workspace.size(), "workspace", true}});
     const int error = depthwise_conv2d_forward_cuda(p, x.data, x.strides, weight.data, offsets,
-                                                    y.data, y.strides, nullptr);
+                                                    y.data, y.strides, workspace.data(), nullptr);
     check(c, "forward", error, y, [&](int64_t i) {
       return std::pair(activate(p.activation, reference.output.value[size_t(i)]),
                        reference.output.magnitude[size_t(i)]);
@@ -173,15 +181,18 @@ void run(const Case& c, unsigned seed) {
     });
   }
   {
-    const DeclaredBuffers declared({dy.buffer("grad_output", false), weight.buffer("weight", false),
-                                    dx.buffer("grad_input", true)});
+    const emulation::GuardedMemory workspace(workspace_bytes(Pass::kGradInput, dx, dy));
+    const DeclaredBuffers declared({dy.buffer("grad_output", false),
+                                    weight.buffer("weight", false),
+                                    dx.buffer("grad_input", true),
+                                    {workspace.data(), workspace.size(), "workspace", true}});
     const int error = depthwise_conv2d_grad_input_cuda(p, dy.data, dy.strides, weight.data, dx.data,
-                                                       dx.strides, nullptr);
+                                                       dx.strides, workspace.data(), nullptr);
     check(c, "grad_input", error, dx, terms(reference.grad_input));
   }
   View<T> dw(Memory::kContiguous, 1, p.out_channels, p.kernel_h, p.kernel_w);
   View<T> db(Memory::kContiguous, 1, p.out_channels, 1, 1);
-  const emulation::GuardedMemory workspace(size_t(depthwise_conv2d_grad_weight_workspace_cuda(p)));
+  const emulation::GuardedMemory workspace(workspace_bytes(Pass::kGradWeight, x, dy));
   const DeclaredBuffers declared({x.buffer("input", false),
                                   dy.buffer("grad_output", false),
                                   dw.buffer("grad_weight", true),

@@ -270,6 +270,45 @@ void run_toeplitz_large(bool small) {
   }
 }
 
+// The same of channels_last images, whose tiles are transposed in shared memory or which are copied
+// as planes: in the runner a few KiB at a time.
+void run_toeplitz_channels_last_large(bool small) {
+  struct Size {
+    int64_t n, c, h, w;
+  };
+  const std::vector<Size> sizes =
+      small ? std::vector<Size>{{3, 8, 7, 9}, {2, 40, 5, 3}}
+            : std::vector<Size>{{1, 8, 1, 1},    {33, 8, 7, 7}, {5, 24, 14, 14},
+                                {1, 16, 28, 28}, {1, 8, 9, 75}, {1, 8, 5, 140},
+                                {3, 72, 4, 3},   {1, 8, 65, 8}, {2, 136, 3, 5}};
+  const std::pair<int64_t, int64_t> kernels[] = {{13, 13}, {9, 9},  {21, 17}, {1, 11}, {15, 2},
+                                                 {31, 31}, {51, 5}, {5, 51},  {22, 3}};
+  using M = Memory;
+  const std::pair<M, M> memories[] = {{M::kChannelsLast, M::kChannelsLast},
+                                      {M::kSlicedChannels, M::kChannelsLast},
+                                      {M::kChannelsLast, M::kSlicedChannels},
+                                      {M::kContiguous, M::kChannelsLast},
+                                      {M::kChannelsLast, M::kOffset}};
+  unsigned number = 1;
+  for (const auto& [kernel_h, kernel_w] : kernels) {
+    for (const Size& size : sizes) {
+      ++number;
+      if (number % (small ? 2 : 3)) continue;
+      auto p = square(number / 3 % 2 || small ? DType::kBFloat16 : DType::kFloat16,
+                      M::kChannelsLast, size.n, size.c, size.h, size.w, 1, 1, 0);
+      p.kernel_h = kernel_h, p.kernel_w = kernel_w;
+      p.pad_top = p.pad_bottom = kernel_h / 2, p.pad_left = p.pad_right = kernel_w / 2;
+      if (number / 3 % 3 == 1) {
+        p.pad_left = number % (kernel_w + 3), p.pad_right = kernel_w - 1;
+        p.pad_top = number % (kernel_h + 3), p.pad_bottom = kernel_h - 1;
+      }
+      vary(p, number);
+      const auto& [input, output] = memories[number / 2 % std::size(memories)];
+      run({p, input, output}, number);
+    }
+  }
+}
+
 // The weight gradient's products of rows: one to several tiles, stages, groups of shifts and blocks
 // of them, images that do not fill the last, each width of copies, rows too long for them.
 void run_weight_grad_mma(bool small) {
@@ -343,6 +382,7 @@ void run_smoke() {
   run_toeplitz(true);
   run_toeplitz_channels_last(true);
   run_toeplitz_large(true);
+  run_toeplitz_channels_last_large(true);
   run_weight_grad_mma(true);
   for (const auto& [input, output] : {std::pair(Memory::kSliced, Memory::kSliced),
                                       std::pair(Memory::kPermuted, Memory::kOffset)}) {
@@ -369,7 +409,9 @@ bool run_cases(const std::string& name) {
   if (all || name == "edge") run_edge(false), run_planes(false);
   if (all || name == "toeplitz") run_toeplitz(false), run_toeplitz_large(false);
   if (all || name == "weight_grad_mma") run_weight_grad_mma(false);
-  if (all || name == "toeplitz_channels_last") run_toeplitz_channels_last(false);
+  if (all || name == "toeplitz_channels_last") {
+    run_toeplitz_channels_last(false), run_toeplitz_channels_last_large(false);
+  }
   if (all || name == "views") run_views();
   if (all || name == "general") run_general();
   if (all || name == "empty") run_empty();

@@ -75,9 +75,15 @@ def _code(text: str) -> str | None:
     return short_name(match[1]) if match else None
 
 
+def _rank(launch: Launch) -> tuple[bool, int]:
+    """The launch that does a call's work ranks highest; what adds up its sums tells no kernel."""
+    copies = (launch.code or "").startswith("depthwise_conv2d_transpose_kernel")
+    return bool(launch.code) and not copies, launch.blocks * launch.threads
+
+
 def plan(problem: Mapping[str, Any], outputs: int, emulated: bool = False) -> dict[str, Any]:
     """Tile, grid, memory and code of a :class:`effkern.explanation.Plan`: of the launch with
-    most threads.
+    most threads that tells its kernel and is no copy.
 
     Args:
         problem, emulated: as for `launches`. outputs: pixels and channels of the result.
@@ -85,13 +91,13 @@ def plan(problem: Mapping[str, Any], outputs: int, emulated: bool = False) -> di
     found = launches(problem, emulated)
     if not found:
         return dict.fromkeys(("code", "tile", "grid", "shared_memory", "scratch", "workspace"))
-    main = max(found, key=lambda one: one.blocks * one.threads)
+    main = max(found, key=_rank)
     return {
         "code": main.code,
         "tile": f"{-(-outputs // main.blocks)} outputs, {main.threads} threads",
         "grid": main.blocks,
         "shared_memory": main.shared_memory,
         "scratch": None,
-        # Partial sums, of which the launcher does not tell.
-        "workspace": None if problem["pass_"] == "grad_weight" else 0,
+        # Partial sums and copies, of which the launcher does not tell.
+        "workspace": None if problem["pass_"] == "grad_weight" or len(found) > 1 else 0,
     }
