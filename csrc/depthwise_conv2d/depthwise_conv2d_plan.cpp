@@ -382,10 +382,11 @@ DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPla
   return plan;
 }
 
-// Of those that a tensor-core kernel serves for contiguous tensors.
+// Of those that a tensor-core kernel serves for contiguous tensors: a row of an image has 2^21
+// elements at most.
 bool serves_channels_last(const DepthwiseConv2dProblem& p) {
   return p.kernel_h == p.kernel_w && (p.kernel_h == 5 || p.kernel_h == 7) &&
-         p.out_channels % 8 == 0;
+         p.out_channels % 8 == 0 && std::max(p.width, p.out_width()) * p.out_channels < 1 << 21;
 }
 
 DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan) {
