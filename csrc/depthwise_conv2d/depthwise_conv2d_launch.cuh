@@ -384,10 +384,12 @@ cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
     });
   }
   if (error != cudaSuccess) return error;
+  // Few sums have many splits, which one thread would read one after the other.
+  const int rows = splits >= kReduceWarps ? kReduceWarps : 1;
   return launch_kernel(depthwise_conv2d_wgrad_reduce_kernel<T>,
-                       grid_of(ceil_div(count, kReduceOutputs)), dim3(kReduceOutputs * kReduceRows),
-                       0, stream, partial, grad_weight, grad_bias, int(splits), columns, input,
-                       grad_output,
+                       grid_of(ceil_div(count, 32 * kReduceWarps / rows)), dim3(32 * kReduceWarps),
+                       0, stream, partial, grad_weight, grad_bias, int(splits), rows, columns,
+                       input, grad_output,
                        detail::describe_strided<int64_t>(p, input_strides, grad_output_strides));
 }
 

@@ -185,8 +185,8 @@ __global__ void __launch_bounds__(kStridedThreads, 3)
   store_scalar(partial + (blockIdx.y * int64_t(s.out_channels) + c) * columns + tap, total);
 }
 
-// Outputs of a block that adds splits, and threads of each of them.
-inline constexpr int kReduceOutputs = 32, kReduceRows = 8;
+// Of a block that adds splits.
+inline constexpr int kReduceWarps = 8;
 
 // A lane's share, in whole rows, of the products that belong to a tap, or, of the tap past the last
 // one, of grad_output.
@@ -226,36 +226,42 @@ __device__ __forceinline__ Accumulate<T> sum_tap(const T* input, const T* grad_o
 // Adds the splits of each channel's `columns` sums, always in the same order; the last column is
 // the bias where grad_bias is not null. A sum that is no finite number is added up once more,
 // product by product: zeros beside the image, of which it has no part, times an infinity are NaN,
-// and so is what compensates for an infinite sum.
+// and so is what compensates for an infinite sum. A lane has one sum; `rows` warps, 1 or all of a
+// block, share the splits of 32 of them.
 template <typename T>
-__global__ void __launch_bounds__(kReduceOutputs* kReduceRows)
+__global__ void __launch_bounds__(32 * kReduceWarps)
     depthwise_conv2d_wgrad_reduce_kernel(const Accumulate<T>* __restrict__ partial,
                                          T* __restrict__ grad_weight, T* __restrict__ grad_bias,
-                                         int splits, int64_t columns, const T* __restrict__ input,
+                                         int splits, int rows, int64_t columns,
+                                         const T* __restrict__ input,
                                          const T* __restrict__ grad_output,
                                          StridedShape<int64_t> s) {
-  EFFKERN_SHARED(Accumulate<T>, totals, [kReduceRows][kReduceOutputs]);
-  const int lane = threadIdx.x % kReduceOutputs, row = threadIdx.x / kReduceOutputs;
-  const int64_t first = int64_t(blockIdx.x) * kReduceOutputs, i = first + lane;
-  const int64_t count = s.out_channels * columns, taps = columns - (grad_bias ? 1 : 0);
+  EFFKERN_SHARED(Accumulate<T>, totals, [kReduceWarps][32]);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = warp & (rows - 1);
+  const int64_t first =
+      rows == 1 ? (int64_t(blockIdx.x) * kReduceWarps + warp) * 32 : int64_t(blockIdx.x) * 32;
+  const int64_t i = first + lane, count = s.out_channels * columns;
+  const int64_t taps = columns - (grad_bias ? 1 : 0);
   Accumulate<T> total = 0;
-  for (int split = row; i < count && split < splits; split += kReduceRows)
+  for (int split = row; i < count && split < splits; split += rows)
     total += load_scalar(partial + split * count + i);
-  store_shared_packed(&totals[row][lane], pack<1, Accumulate<T>>(&total));
-  __syncthreads();
-  total = 0;
+  if (rows > 1) {
+    store_shared_packed(&totals[row][lane], pack<1, Accumulate<T>>(&total));
+    __syncthreads();
+    total = 0;
 #pragma unroll
-  for (int other = 0; other < kReduceRows; ++other) {
-    Accumulate<T> one[1];
-    load_shared_packed<1>(&totals[other][lane]).widen_to(one);
-    total += one[0];
+    for (int other = 0; other < kReduceWarps; ++other) {
+      Accumulate<T> one[1];
+      load_shared_packed<1>(&totals[other][lane]).widen_to(one);
+      total += one[0];
+    }
   }
 
-  // Each warp has some of the outputs.
-  const bool own = lane % kReduceRows == row, infinite = !(total - total == 0);
+  // Each warp has some of the sums.
+  const bool own = (lane & (rows - 1)) == row, infinite = !(total - total == 0);
   if (__any_sync(0xffffffffu, own && infinite)) {
 #pragma unroll 1
-    for (int other = row; other < kReduceOutputs; other += kReduceRows) {
+    for (int other = row; other < 32; other += rows) {
       if (!__shfl_sync(0xffffffffu, int(infinite), other)) continue;
       EFFKERN_NOT_FINITE();
       const int64_t c = (first + other) / columns, tap = first + other - c * columns;
