@@ -76,7 +76,7 @@ def far_apart(images):
     return elements.as_strided(images.shape, (apart, *images.stride()[1:])).copy_(images)
 
 
-# Passed in vectors of channels, strides of 2^31 elements and more fit 32 bits.
+# In vectors of channels, distances of 2^31 elements and more fit 32 bits.
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 def test_images_that_are_far_apart(layout):
     case = Case(2, 8, 5, 6)

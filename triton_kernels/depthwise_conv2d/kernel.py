@@ -42,9 +42,8 @@ def pack_weight_kernel(
     """packed[kh, kw, c] = weight[c, 0, kh, kw], widened: what vectors can be loaded from."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = i < count
-    tap = (i // channels).to(tl.int64)
-    offset = (tap // kernel_w) * stride_h + (tap % kernel_w) * stride_w
-    offset += (i % channels).to(tl.int64) * stride_c
+    tap = i // channels
+    offset = (i % channels) * stride_c + (tap // kernel_w) * stride_h + (tap % kernel_w) * stride_w
     value = tl.load(weight + offset, mask=mask, other=0.0)
     tl.store(packed + i, value.to(packed.dtype.element_ty), mask=mask)
 
@@ -232,29 +231,25 @@ def stencil_kernel(
     row_block = id % row_blocks
     image = (id // row_blocks).to(tl.int64)
 
-    # Two images may be more than 2^31 elements apart, though not as many vectors.
-    source_image = image * source_n
-    output_image = image * output_n
     if VECTOR > 1:
         channels = channels * VECTOR
     if SOURCE_UNIT == "c":
-        source_image = source_image * VECTOR
+        source_n = source_n * VECTOR
         source_c = 1
         source_h = source_h * VECTOR
         source_w = source_w * VECTOR
     if SOURCE_UNIT == "w":
         source_w = 1
     if OUTPUT_UNIT == "c":
-        output_image = output_image * VECTOR
+        output_n = output_n * VECTOR
         output_c = 1
         output_h = output_h * VECTOR
         output_w = output_w * VECTOR
     if OUTPUT_UNIT == "w":
         output_w = 1
     if grad is not None:
-        grad_image = image * grad_n
         if GRAD_UNIT == "c":
-            grad_image = grad_image * VECTOR
+            grad_n = grad_n * VECTOR
             grad_c = 1
             grad_h = grad_h * VECTOR
             grad_w = grad_w * VECTOR
@@ -301,8 +296,8 @@ def stencil_kernel(
         source_x = source_x.to(tl.int64)
         out_x = out_x.to(tl.int64)
         weight_h = weight_h.to(tl.int64)
-    source += source_image
-    output += output_image
+    source += image * source_n
+    output += image * output_n
 
     sums = ()
     for _ in tl.static_range(ROWS):
@@ -374,7 +369,7 @@ def stencil_kernel(
         offset = weight_tile(bias, column, channel * bias_c, channel_mask, PACKED, ACCUMULATOR)
     mask = column_mask[:, None] & channel_mask[None, :]
     if grad is not None:
-        grad_tile = grad + grad_image
+        grad_tile = grad + image * grad_n
         grad_tile = grad_tile + (out_x * grad_w)[:, None] + (channel * grad_c)[None, :]
     tile = output + (out_x * output_w)[:, None] + (channel * output_c)[None, :]
     for r in tl.static_range(ROWS):

@@ -80,8 +80,16 @@ def _grid(name: str, counts: Sequence[int], pixels: Sequence[int]) -> tuple[int]
     return (counts[0],)
 
 
+def _are_far_apart(*images: Tensor) -> bool:
+    """Whether the kernels' distance between images, which is a number of vectors in channels_last
+    tensors, may fit 32 bits where that in elements does not."""
+    return images[0].shape[0] > 1 and any(t.stride(0) > _MOST for t in images if unit(t) == "c")
+
+
 def _packed(weight: Tensor) -> Tensor:
     """The weights as (kernel_h, kernel_w, channels), in the dtype of the sums."""
+    if _is_wide((), weight):
+        weight = weight.contiguous()
     channels, _, kernel_h, kernel_w = weight.shape
     if kernel_h == kernel_w == 1 and weight.stride(0) == 1:
         return weight
@@ -128,6 +136,14 @@ def stencil(
     Raises:
         RuntimeError: more than 2**31 - 1 tiles, or 2**29 rows or columns.
     """
+    images = [t for t in (source, output, grad) if t is not None]
+    if _are_far_apart(*images):
+        # A launch for gigabytes costs nothing.
+        for n in range(source.shape[0]):
+            one = None if grad is None else grad[n : n + 1]
+            arguments = (name, source[n : n + 1], weight, bias, one, output[n : n + 1])
+            stencil(*arguments, geometry, activation, grad_input)
+        return
     stride_h, stride_w, top, _, left, _, dilation_h, dilation_w = geometry
     kernel_h, kernel_w = weight.shape[2:]
     _, channels, height, width = output.shape
@@ -139,7 +155,6 @@ def stencil(
     config, lattice, (apart_h, apart_w) = plan.config, plan.lattice, plan.apart
     inverse_h = pow(plan.shift, -1, apart_h)
     inverse_w = pow(dilation_w * apart_w // lattice[1], -1, apart_w)
-    images = [t for t in (source, output, grad) if t is not None]
     vector = _vector(channels, images) if multiplier == 1 else 1
     packed = source_unit == "c"
     pixels = (*source.shape[2:], *output.shape[2:], *geometry[2:6])
@@ -220,7 +235,9 @@ def weight_grad(
         input_unit, input.element_size(), tuple(grad.shape), kernel_size, dilation_h
     )
     config = plan.config
-    vector = _vector(channels, (input, grad)) if multiplier == 1 else 1
+    vector = 1
+    if multiplier == 1 and not _are_far_apart(input, grad):
+        vector = _vector(channels, (input, grad))
     taps = kernel_h * kernel_w
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     count = (taps if grad_bias is None else taps + 1) * channels

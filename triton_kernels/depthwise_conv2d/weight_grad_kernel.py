@@ -95,12 +95,14 @@ def weight_grad_kernel(
     if VECTOR > 1:
         channels = channels * VECTOR
     if INPUT_UNIT == "c":
+        input_n = input_n * VECTOR
         input_c = 1
         input_h = input_h * VECTOR
         input_w = input_w * VECTOR
     if INPUT_UNIT == "w":
         input_w = 1
     if GRAD_UNIT == "c":
+        grad_n = grad_n * VECTOR
         grad_c = 1
         grad_h = grad_h * VECTOR
         grad_w = grad_w * VECTOR
@@ -126,16 +128,9 @@ def weight_grad_kernel(
         column = tile % column_blocks * COLUMNS + tl.arange(0, COLUMNS)
         block = tile // column_blocks
         row = block % row_blocks * ROWS
-        # Two images may be more than 2^31 elements apart, though not as many vectors.
         image = (block // row_blocks).to(tl.int64)
-        input_image = image * input_n
-        grad_image = image * grad_n
-        if INPUT_UNIT == "c":
-            input_image = input_image * VECTOR
-        if GRAD_UNIT == "c":
-            grad_image = grad_image * VECTOR
         mask = (column < out_width)[:, None] & channel_mask[None, :]
-        pixels = grad + grad_image + (column * grad_w)[:, None] + grad_channel
+        pixels = grad + image * grad_n + (column * grad_w)[:, None] + grad_channel
         grads = ()
         for r in tl.static_range(ROWS):
             inside = mask & (row + r < out_height)
@@ -148,7 +143,7 @@ def weight_grad_kernel(
             x = column * STRIDE_W - pad_w + (tap_x + j) * DILATION_W
             inside_x = (column < out_width) & (x >= 0) & (x < width) & (tap_x + j < kernel_w)
             mask_x = inside_x[:, None] & channel_mask[None, :]
-            pixels = input + input_image + (x * input_w)[:, None] + input_channel
+            pixels = input + image * input_n + (x * input_w)[:, None] + input_channel
             for i in tl.static_range((ROWS - 1) * STRIDE_H + TAPS_H):
                 y = source_y + i * (DILATION_H if ROWS == 1 else 1)
                 inside = mask_x & (y >= 0) & (y < height)
