@@ -24,6 +24,7 @@ UNITS = {
     "*_us": "microseconds",
     "over_floor": "time_us / floor_us; the floor: operands and result once, at the copy's rate",
     "terms_us": "what each unit needs at the rate that kernels reach, added over launches",
+    "launch_terms_us": "the same of each launch, in the order of terms_us",
     "instructions_per_output": "of a lane, all launches, per pixel of the output, and of the input "
     "for its gradient",
     "counted_at_batch": "the batch whose launches were looked at; counts are scaled from it",
@@ -116,6 +117,9 @@ def cell(problem: Problem, layout: str, kernels: str, options: Options) -> dict[
         "over_floor": found.over_floor,
         "bound": found.bound,
         "terms_us": {name: seconds * 1e6 for name, seconds in found.terms.items()},
+        "launch_terms_us": [
+            [seconds * 1e6 for seconds in launch.values()] for launch in found.launches
+        ],
         "instructions_per_output": WARP * instructions
         / (problem.batch * layer.out_channels * pixels),
         "multiply_add_share": sum(one.multiply_adds for one in facts) / instructions,

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Of a unit's rate, what kernels reach that are limited by it.
 EFFICIENCY = 0.75
@@ -127,13 +127,18 @@ class Prediction:
 
     Attributes:
         time: of all launches. floor: of the bytes that any kernel has to move, at the rate of a
-            copy. bound: the term that makes most of the time. terms: by name, added over launches.
+            copy. bound: the term that makes most of the time. launches: the terms of each by name.
     """
 
     time: float
     floor: float
     bound: str
-    terms: dict[str, float]
+    launches: tuple[dict[str, float], ...]
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Added over launches."""
+        return {name: sum(found[name] for found in self.launches) for name in self.launches[0]}
 
     @property
     def over_floor(self) -> float:
@@ -180,13 +185,13 @@ def predict(launches: Sequence[Work], distinct_bytes: float, ceilings: Ceilings)
             "effkern.prediction.predict: wanted launches and bytes, got "
             f"{len(launches)} launches and {distinct_bytes} bytes"
         )
-    each = [terms(work, ceilings) for work in launches]
+    each = tuple(terms(work, ceilings) for work in launches)
     longest = max(each, key=lambda found: max(found.values()))
     return Prediction(
         time=sum(max(found.values()) for found in each),
         floor=distinct_bytes / ceilings.copy,
         bound=max(longest, key=longest.__getitem__),
-        terms={name: sum(found[name] for found in each) for name in each[0]},
+        launches=each,
     )
 
 
@@ -197,56 +202,84 @@ _COSTS = Path(__file__).with_name("predicted_costs.csv")
 _COUNTED_AS = {"float16": "bfloat16"}
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What the launches of one call do for each pixel and channel of its result (of the output for
-    a weight gradient), without activation.
+class Rates(NamedTuple):
+    """What a launch does for each pixel and channel of a call's result (of the output for a weight
+    gradient), without activation.
 
     Attributes:
-        layer: (channels, height, width) of the input that it was counted for. code: the name of
-            the kernel that does most, with its template arguments. launches: of one call.
         instructions: of lanes. l2_bytes, shared_bytes: moved. mma_flops, special_functions.
     """
 
-    layer: tuple[int, int, int]
-    code: str
-    launches: int
     instructions: float
     l2_bytes: float
     shared_bytes: float
     mma_flops: float
     special_functions: float
 
+
+@dataclass(frozen=True)
+class Costs:
+    """What a call does.
+
+    Attributes:
+        layer: (channels, height, width) of the input that it was counted for. code: the name of
+            the kernel that does most, with its template arguments. launches: in their order.
+    """
+
+    layer: tuple[int, int, int]
+    code: str
+    launches: tuple[Rates, ...]
+
+    @property
+    def instructions(self) -> float:
+        """Of lanes, for each pixel and channel, over all launches."""
+        return sum(rates.instructions for rates in self.launches)
+
+    @property
+    def l2_bytes(self) -> float:
+        return sum(rates.l2_bytes for rates in self.launches)
+
     def works(
         self, outputs: float, distinct: float, window: float, ceilings: Ceilings
     ) -> list[Work]:
-        """Of a call's launches, the first of which does it all.
+        """Of a call's launches. The one that moves most reads the operands; the others read what
+        has just been written, from L2 if it fits.
 
         Args:
             outputs: pixels and channels of the result. distinct, window: see `dram_bytes`; no more
                 than what goes through L2 comes from device memory.
         """
-        main = Work(
-            instructions=self.instructions * outputs / WARP,
-            dram_bytes=dram_bytes(self.l2_bytes * outputs, distinct, window, ceilings),
-            l2_bytes=self.l2_bytes * outputs,
-            shared_wavefronts=self.shared_bytes * outputs / WAVEFRONT,
-            mma_flops=self.mma_flops * outputs,
-            special_functions=self.special_functions * outputs,
-        )
-        return [main, *[Work(0.0, 0.0, 0.0)] * (self.launches - 1)]
+        main = max(self.launches, key=lambda rates: rates.l2_bytes)
+        found = []
+        for rates in self.launches:
+            moved = rates.l2_bytes * outputs
+            memory = (distinct, window) if rates is main else (0.0, moved)
+            found.append(
+                Work(
+                    instructions=rates.instructions * outputs / WARP,
+                    dram_bytes=dram_bytes(moved, *memory, ceilings),
+                    l2_bytes=moved,
+                    shared_wavefronts=rates.shared_bytes * outputs / WAVEFRONT,
+                    mma_flops=rates.mma_flops * outputs,
+                    special_functions=rates.special_functions * outputs,
+                )
+            )
+        return found
 
 
 @cache
 def _all_costs() -> dict[tuple[str, ...], list[Costs]]:
-    found: dict[tuple[str, ...], list[Costs]] = {}
+    # A line for each launch of a call.
+    calls: dict[tuple[str, ...], list[Rates]] = {}
     with _COSTS.open(newline="") as file:
-        for backend, pass_, dtype, layout, kernel, stride, layer, code, launches, *rates in list(
-            csv.reader(file)
-        )[1:]:
-            channels, height, width = map(int, layer.split("x"))
-            costs = Costs((channels, height, width), code, int(launches), *map(float, rates))
-            found.setdefault((backend, pass_, dtype, layout, kernel, stride), []).append(costs)
+        for *call, _launch, instructions, l2, shared, mma, special in list(csv.reader(file))[1:]:
+            rates = Rates(*map(float, (instructions, l2, shared, mma, special)))
+            calls.setdefault(tuple(call), []).append(rates)
+    found: dict[tuple[str, ...], list[Costs]] = {}
+    for (*key, layer, code), launches in calls.items():
+        channels, height, width = map(int, layer.split("x"))
+        costs = Costs((channels, height, width), code, tuple(launches))
+        found.setdefault(tuple(key), []).append(costs)
     return found
 
 

@@ -23,13 +23,22 @@ RESULT = ROOT / "benchmarks" / "results" / "h200-predicted" / "predicted.json"
 COSTS = ROOT / "effkern" / "predicted_costs.csv"
 PASSES = {"fwd": "forward", "dgrad": "grad_input", "wgrad": "grad_weight"}
 HEADER = (
-    *("backend", "pass", "dtype", "layout", "kernel", "stride", "layer", "code", "launches"),
+    *("backend", "pass", "dtype", "layout", "kernel", "stride", "layer", "code", "launch"),
     *("instructions", "l2_bytes", "shared_bytes", "mma_flops", "special_functions"),
 )
 
 
-def row(cell: dict[str, Any], layer: Any) -> tuple[Any, ...]:
-    """Of one call of benchmarks/predict.py, on a layer of benchmarks.workloads."""
+def key(cell: dict[str, Any], layer: Any) -> tuple[Any, ...]:
+    """What tells a call of benchmarks/predict.py, on a layer of benchmarks.workloads, apart."""
+    return (
+        cell["kernels"], PASSES[cell["pass"]], cell["dtype"], cell["layout"],
+        f"{layer.kernel_h}x{layer.kernel_w}", f"{layer.stride_h}x{layer.stride_w}",
+        f"{layer.channels}x{layer.height}x{layer.width}",
+    )  # fmt: skip
+
+
+def rows(cell: dict[str, Any], layer: Any) -> list[tuple[Any, ...]]:
+    """A line for each launch of the call."""
     from effkern.prediction import EFFICIENCY, H200
 
     size = (layer.height, layer.width)
@@ -43,13 +52,15 @@ def row(cell: dict[str, Any], layer: Any) -> tuple[Any, ...]:
         "tensor cores": H200.mma,
         "special functions": H200.special,
     }
-    seconds = {name: cell["terms_us"][name] * 1e-6 for name in rates}
-    return (
-        cell["kernels"], PASSES[cell["pass"]], cell["dtype"], cell["layout"],
-        f"{layer.kernel_h}x{layer.kernel_w}", f"{layer.stride_h}x{layer.stride_w}",
-        f"{layer.channels}x{layer.height}x{layer.width}", cell["kernel"], cell["launches"],
-        *(f"{seconds[name] * EFFICIENCY * rate / outputs:.4g}" for name, rate in rates.items()),
-    )  # fmt: skip
+    found = []
+    for launch, microseconds in enumerate(cell["launch_terms_us"], start=1):
+        terms = dict(zip(cell["terms_us"], microseconds, strict=True))
+        per_output = [
+            f"{terms[name] * 1e-6 * EFFICIENCY * rate / outputs:.4g}"
+            for name, rate in rates.items()
+        ]
+        found.append((*key(cell, layer), cell["kernel"], launch, *per_output))
+    return found
 
 
 def text(result: dict[str, Any]) -> str:
@@ -59,15 +70,15 @@ def text(result: dict[str, Any]) -> str:
     if result["ceilings"]["name"] != "H200":
         raise ValueError(f"{RESULT}: wanted an H200's, got {result['ceilings']['name']}'s")
     # Layers that differ in their bias only are counted once.
-    rows = {row(cell, layers[cell["layer"]])[:7]: cell for cell in result["cells"]}
+    calls = {key(cell, layers[cell["layer"]]): cell for cell in result["cells"]}
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(HEADER)
-    for cell in rows.values():
+    for cell in calls.values():
         layer = layers[cell["layer"]]
         plain = (layer.dilation_h, layer.dilation_w, layer.multiplier) == (1, 1, 1)
         if plain and not cell["failure"]:
-            writer.writerow(row(cell, layer))
+            writer.writerows(rows(cell, layer))
     return file.getvalue()
 
 

@@ -19,6 +19,8 @@
 #define EFFKERN_GLOBAL_ACCESS(address, bytes, access) ((void)0)
 #define EFFKERN_GLOBAL_ACCESS_IF(active, address, bytes, access) ((void)0)
 #define EFFKERN_SHARED_ACCESS(address, bytes, access) ((void)0)
+// On a way that no launch on finite numbers takes.
+#define EFFKERN_NOT_FINITE() ((void)0)
 
 // An array in shared memory, 16-byte aligned: EFFKERN_SHARED(float, name, [rows][columns]).
 #define EFFKERN_SHARED(type, name, ...) __shared__ __align__(16) type name __VA_ARGS__

@@ -7,15 +7,19 @@
 namespace effkern {
 namespace {
 
-// Coordinates, which reach past the image by the padding and a tile, and counts of threads and
-// blocks, are ints in the specialised CUDA kernels.
+constexpr int64_t kMaxInt = std::numeric_limits<int>::max();
+
+// What is an int in the specialised CUDA kernels, while offsets have 64 bits: coordinates, which
+// reach past the image by the padding and a tile; rows, planes and items of 2 x 2 pixels or more of
+// all images; blocks. Each factor is bounded before the next multiplies it.
 bool fits_int(const DepthwiseConv2dProblem& p) {
-  constexpr int64_t kMax = std::numeric_limits<int>::max();
+  constexpr int64_t kMost = kMaxInt / 2;
   const int64_t height = std::max(p.height, p.out_height()),
-                width = std::max(p.width, p.out_width());
-  return std::max({height, width, p.pad_top, p.pad_left}) < kMax / 8 &&
-         p.batch * height * width <= kMax / 2 && p.batch * p.out_channels <= kMax &&
-         p.batch * p.out_channels * (height / 4 + 1) * (width / 4 + 1) <= kMax;
+                width = std::max(p.width, p.out_width()), channels = p.out_channels;
+  return std::max({height, width, p.pad_top, p.pad_left}) < kMaxInt / 8 &&
+         std::max(p.batch, channels) <= kMost && p.batch * height <= kMost &&
+         p.batch * channels <= kMost && p.batch * (height / 2 + 1) * (width / 2 + 1) <= kMost &&
+         p.batch * (height / 4 + 1) * (width / 4 + 1) * channels <= kMaxInt;
 }
 
 }  // namespace
@@ -31,6 +35,10 @@ bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& p) {
 
 const char* no_hooked_cuda_kernel(const DepthwiseConv2dProblem& p) {
   if (!has_specialized_cuda_kernel(p)) return "composed: only the direct kernels have hooks";
+  // Items of one image fill blocks of up to 128.
+  if (p.batch * (p.out_height() / 4 + 128) * (p.out_width() / 2 + 1) > kMaxInt) {
+    return "composed: the direct kernels with hooks cannot count so many images";
+  }
   if (has_toeplitz_cuda_kernel(p)) {
     return "composed: the tensor-core kernels have no hooks, and are predicted more than three "
            "times as fast as the direct ones";
@@ -48,11 +56,13 @@ const char* no_hooked_cuda_kernel(const DepthwiseConv2dProblem& p) {
 
 bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
   const bool half = p.dtype == DType::kFloat16 || p.dtype == DType::kBFloat16;
+  // Offsets in a plane, up to 128 rows past it, are ints.
+  const int64_t rows = std::max(p.height, p.out_height()) + 128;
   // Up to 9 taps, a product has more zeros than multiply-adds are worth.
   const bool known = p.taps() > 9 && std::max(p.kernel_h, p.kernel_w) <= 57 && p.stride_h == 1 &&
                      p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1 &&
                      p.multiplier() == 1;
-  return half && known && fits_int(p);
+  return half && known && fits_int(p) && rows * std::max(p.width, p.out_width()) <= kMaxInt;
 }
 
 bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& p) {
@@ -78,7 +88,10 @@ const char* channels_last_products(const DepthwiseConv2dProblem& p, bool weight_
                  "are predicted faster than sums of taps"
                : nullptr;
   }
-  if (p.kernel_h > kMaxTransposedKernelH || p.kernel_w > kMaxTransposedKernelW) {
+  // An int holds the offsets of rows of tiles.
+  const bool wide = std::max(p.width, p.out_width()) * p.out_channels >= 1 << 21;
+  if (wide && has_specialized_cuda_kernel(p)) return nullptr;
+  if (wide || p.kernel_h > kMaxTransposedKernelH || p.kernel_w > kMaxTransposedKernelW) {
     return "asked for by name; images copied as planes for tensor cores: copies and products are "
            "predicted faster than multiply-adds";
   }

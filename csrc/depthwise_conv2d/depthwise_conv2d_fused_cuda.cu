@@ -62,7 +62,7 @@ int depthwise_conv2d_fused_cuda(const DepthwiseConv2dProblem& problem, const voi
   const bool spatial = problem.sums == Sums::kSpatial;
   const int64_t groups = spatial ? problem.batch : 1;
   const int64_t blocks = groups * ceil_div(problem.out_channels, kSumsChannels);
-  return launch_kernel(depthwise_conv2d_sums_reduce_kernel<float>, dim3(unsigned(blocks)),
+  return launch_kernel(depthwise_conv2d_sums_reduce_kernel<float>, grid_of(blocks),
                        dim3(kSumsChannels * kSumsRows), 0, static_cast<cudaStream_t>(stream),
                        static_cast<const float*>(hooks.workspace), hooks.sum, hooks.sum_of_squares,
                        spatial ? parts : parts * problem.batch, int(problem.moments()),

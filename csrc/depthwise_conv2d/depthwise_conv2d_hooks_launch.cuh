@@ -20,7 +20,7 @@ ChannelsLastTiles tile_hooked_channels_last(const DepthwiseImages<T>& p) {
   const int step = slots / std::gcd(slots, tiles.strips);
   tiles.row_tiles = int(ceil_div(tiles.row_tiles, step) * step);
   tiles.rows = int(ceil_div(p.out_height, tiles.row_tiles));
-  tiles.items = int(std::min(kMaxInt, int64_t(p.batch) * tiles.row_tiles * tiles.strips));
+  tiles.items = p.batch * tiles.row_tiles * tiles.strips;
   return tiles;
 }
 
@@ -46,7 +46,7 @@ cudaError_t launch_hooked_channels_last(const DepthwiseImages<T>& images, Hooked
   if (dry) return cudaSuccess;
   hooks.parts = int(*parts);
   return launch_kernel<depthwise_conv2d_channels_last_kernel<T, kKernel, kStride, Hooked<T>>>(
-      dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads), 0, stream, images, tiles, hooks);
+      grid_of(blocks_of(tiles)), dim3(kDepthwiseThreads), 0, stream, images, tiles, hooks);
 }
 
 template <int kKernel, int kStride, int kRows, int kColumns, PlaneFit kFit, typename T>
@@ -59,7 +59,7 @@ cudaError_t launch_hooked_tiles(const DepthwiseImages<T>& images, const Image4<c
   hooks.parts = int(*parts);
   return launch_kernel<
       depthwise_conv2d_contiguous_kernel<T, kKernel, kStride, kRows, kColumns, kFit, Hooked<T>>>(
-      dim3(unsigned(launch.blocks)), dim3(launch.threads), launch.shared_memory, stream, images,
+      grid_of(launch.blocks), dim3(launch.threads), launch.shared_memory, stream, images,
       launch.tiles, hooks);
 }
 

@@ -79,8 +79,7 @@ cudaError_t launch_direct(const DepthwiseImages<T>& images, int64_t kernel_size,
           images.batch, images.channels, images.out_height, images.out_width, Shape::kChannels,
           Shape::kOutputs / Shape::kChannels, Shape::kMaxVectors, true);
       return launch_kernel<depthwise_conv2d_channels_last_kernel<T, kKernel, kStride, Epilogue>>(
-          dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads), 0, stream, images, tiles,
-          epilogue);
+          grid_of(blocks_of(tiles)), dim3(kDepthwiseThreads), 0, stream, images, tiles, epilogue);
     }
     return launch_planes<kKernel, kStride>(images, from, to, epilogue, stream);
   });
@@ -105,8 +104,8 @@ cudaError_t launch_grad_input_stride2(const DepthwiseImages<T>& images, int64_t 
           tile_channels_last(images.batch, images.channels, quad_rows, quad_columns,
                              Shape::kChannels, 8 / Shape::kChannels, Shape::kMaxVectors, false);
       return launch_kernel(depthwise_conv2d_channels_last_grad_input_kernel<T, kKernel>,
-                           dim3(unsigned(grid_of(tiles))), dim3(kDepthwiseThreads), 0, stream,
-                           images, tiles);
+                           grid_of(blocks_of(tiles)), dim3(kDepthwiseThreads), 0, stream, images,
+                           tiles);
     }
     constexpr int kReach = (kKernel + 1) / 2, kPixels = 2 * kPlaneQuads;
     const auto planes = tile_planes(
@@ -115,8 +114,8 @@ cudaError_t launch_grad_input_stride2(const DepthwiseImages<T>& images, int64_t 
         [](int64_t groups) { return groups * kPlaneQuads + kReach - 1; },
         [](int64_t strips) { return (strips + 1) * kPlaneQuads + kReach + 8; });
     return launch_kernel(depthwise_conv2d_contiguous_grad_input_kernel<T, kKernel>,
-                         dim3(unsigned(planes.blocks)), dim3(planes.threads), planes.shared_memory,
-                         stream, images, planes.tiles);
+                         grid_of(planes.blocks), dim3(planes.threads), planes.shared_memory, stream,
+                         images, planes.tiles);
   };
   return kernel_size == 3 ? launch(std::integral_constant<int, 3>())
                           : launch(std::integral_constant<int, 5>());
@@ -159,7 +158,7 @@ cudaError_t launch_specialized_grad_weight(const WeightGradImages<T>& images,
       const int64_t all = images.channels / ChannelsLastShape<T, kKernel>::kChannels;
       const int blocks = int(ceil_div(all, 8)), vectors = int(ceil_div(all, blocks));
       return launch_kernel(depthwise_conv2d_channels_last_wgrad_kernel<T, kKernel, kStride>,
-                           dim3(unsigned(blocks * images.splits)), dim3(kWeightGradThreads), 0,
+                           grid_of(int64_t(blocks) * images.splits), dim3(kWeightGradThreads), 0,
                            stream, images, vectors, blocks);
     }
     return launch_weight_grad_planes<T, kKernel, kStride>(images, shape, x, dy, stream);
@@ -212,6 +211,13 @@ cudaError_t launch_forward(const DepthwiseConv2dProblem& p, const T* input,
                            const Strides4& output_strides, const Epilogue& epilogue,
                            void* workspace, cudaStream_t stream) {
   if (p.output_numel() == 0) return cudaSuccess;
+  if (detail::takes_single_images<T, Epilogue>(p, input_strides, output_strides)) {
+    return detail::for_each_image(p, [&](const DepthwiseConv2dProblem& one, int64_t n) {
+      return launch_forward(one, input + n * input_strides.n, input_strides, weight,
+                            output + n * output_strides.n, output_strides, epilogue, workspace,
+                            stream);
+    });
+  }
   if constexpr (has_specialized_kernels<T, Epilogue>) {
     const Image4<const T> from{input, p.in_channels, p.height, p.width, input_strides};
     const Image4<T> to{output, p.out_channels, p.out_height(), p.out_width(), output_strides};
@@ -239,8 +245,8 @@ cudaError_t launch_forward(const DepthwiseConv2dProblem& p, const T* input,
     const auto shape = detail::describe_strided<Index>(p, input_strides, output_strides);
     const int64_t count = p.output_numel();
     return launch_kernel<depthwise_conv2d_strided_kernel<T, Index, Epilogue>>(
-        dim3(unsigned(ceil_div(count, kStridedThreads))), dim3(kStridedThreads), 0, stream, input,
-        weight, output, shape, Index(count), epilogue);
+        grid_of(ceil_div(count, kStridedThreads)), dim3(kStridedThreads), 0, stream, input, weight,
+        output, shape, Index(count), epilogue);
   });
 }
 
@@ -252,6 +258,13 @@ cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_out
                               cudaStream_t stream) {
   if (p.input_numel() == 0) return cudaSuccess;
   using Epilogue = BiasActivation<T>;
+  if (detail::takes_single_images<T, Epilogue>(p, grad_output_strides, grad_input_strides)) {
+    return detail::for_each_image(p, [&](const DepthwiseConv2dProblem& one, int64_t n) {
+      return launch_grad_input(one, grad_output + n * grad_output_strides.n, grad_output_strides,
+                               weight, grad_input + n * grad_input_strides.n, grad_input_strides,
+                               workspace, stream);
+    });
+  }
   if constexpr (has_specialized_kernels<T, Epilogue>) {
     const Image4<const T> from{grad_output, p.out_channels, p.out_height(), p.out_width(),
                                grad_output_strides};
@@ -289,7 +302,7 @@ cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_out
     const auto shape = detail::describe_strided<Index>(p, grad_input_strides, grad_output_strides);
     const int64_t count = p.input_numel();
     return launch_kernel(depthwise_conv2d_strided_grad_input_kernel<T, Index>,
-                         dim3(unsigned(ceil_div(count, kStridedThreads))), dim3(kStridedThreads), 0,
+                         grid_of(ceil_div(count, kStridedThreads)), dim3(kStridedThreads), 0,
                          stream, grad_output, weight, grad_input, shape, Index(count));
   });
 }
@@ -398,16 +411,18 @@ cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
       using Index = decltype(index);
       const auto shape = detail::describe_strided<Index>(p, input_strides, grad_output_strides);
       return launch_kernel(depthwise_conv2d_strided_wgrad_kernel<T, Index>,
-                           dim3(unsigned(ceil_div(count, kStridedThreads)), unsigned(splits)),
-                           dim3(kStridedThreads), 0, stream, input, grad_output, partial, shape,
-                           bias);
+                           grid_of(ceil_div(count, kStridedThreads), splits), dim3(kStridedThreads),
+                           0, stream, input, grad_output, partial, shape, bias);
     });
   }
   if (error != cudaSuccess) return error;
+  // Few sums have many splits, which one thread would read one after the other.
+  const int rows = splits >= kReduceWarps ? kReduceWarps : 1;
   return launch_kernel(depthwise_conv2d_wgrad_reduce_kernel<T>,
-                       dim3(unsigned(ceil_div(count, kStridedThreads))), dim3(kStridedThreads), 0,
-                       stream, partial, grad_weight, grad_bias, int(splits), p.out_channels,
-                       columns);
+                       grid_of(ceil_div(count, 32 * kReduceWarps / rows)), dim3(32 * kReduceWarps),
+                       0, stream, partial, grad_weight, grad_bias, int(splits), rows, columns,
+                       input, grad_output,
+                       detail::describe_strided<int64_t>(p, input_strides, grad_output_strides));
 }
 
 }  // namespace effkern

@@ -49,7 +49,7 @@ cudaError_t launch_plane_tiles(const DepthwiseImages<T>& images, const Image4<co
   const PlaneLaunch launch = tile_planes(images.batch, from, to, kKernel, kStride, kRows, kColumns);
   return launch_kernel<
       depthwise_conv2d_contiguous_kernel<T, kKernel, kStride, kRows, kColumns, kFit, Epilogue>>(
-      dim3(unsigned(launch.blocks)), dim3(launch.threads), launch.shared_memory, stream, images,
+      grid_of(launch.blocks), dim3(launch.threads), launch.shared_memory, stream, images,
       launch.tiles, epilogue);
 }
 

@@ -70,6 +70,8 @@ extern "C" __attribute__((visibility("default"))) const char* effkern_planned_la
   PlannedLaunches planned;
   const LaunchPlanner planner(&planned);
   if (launch(p) != 0) return nullptr;
+  for (int i = 0; i < planned.count; ++i)
+    if (planned.launches[i].blocks == 0) return nullptr;
   static thread_local std::string text;
   text = json(planned);
   return text.c_str();

@@ -17,6 +17,11 @@ inline constexpr int64_t kMaxStagedBytes = 32 << 10;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// A grid of so many blocks; of none, which fails, where a grid cannot have as many.
+inline dim3 grid_of(int64_t blocks, int64_t splits = 1) {
+  return dim3(unsigned(blocks <= kMaxInt ? blocks : 0), unsigned(splits));
+}
+
 inline Divisor make_divisor(int64_t divisor) {
   int bits = 0;
   while ((int64_t(1) << bits) < divisor) ++bits;
@@ -66,7 +71,7 @@ inline ChannelsLastTiles tile_channels_last(int64_t batch, int64_t channels, int
   return tiles;
 }
 
-inline int64_t grid_of(const ChannelsLastTiles& tiles) {
+inline int64_t blocks_of(const ChannelsLastTiles& tiles) {
   return tiles.channel_blocks * ceil_div(tiles.items, kDepthwiseThreads / tiles.vectors);
 }
 

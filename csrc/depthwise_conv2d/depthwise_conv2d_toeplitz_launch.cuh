@@ -1,6 +1,7 @@
 // Launch of the Toeplitz kernels, where they take the tensors.
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "depthwise_conv2d/depthwise_conv2d_cuda.h"
@@ -14,11 +15,16 @@ inline constexpr bool has_toeplitz_kernels =
 
 namespace detail {
 
-// Rows and images lie so far apart that an int is enough.
+// Columns are neighbours, and an int holds the offsets in a plane, up to 128 rows past the image.
 template <typename T>
-bool has_int_strides(const Image4<T>& image) {
-  return image.strides.w == 1 && image.strides.n <= kMaxInt &&
-         image.height * image.strides.h <= kMaxInt;
+bool has_int_rows(const Image4<T>& image) {
+  return image.strides.w == 1 && (image.height + 128) * image.strides.h <= kMaxInt;
+}
+
+// Images lie so far apart that an int is enough.
+template <typename T>
+bool has_int_images(int64_t batch, const Image4<T>& image) {
+  return batch == 1 || image.strides.n <= kMaxInt;
 }
 
 template <typename T>
@@ -36,8 +42,8 @@ bool launch_toeplitz(const DepthwiseImages<T>& images, int load_width, int store
   if (!tile_toeplitz(images, kKernel, load_width, store_width, &tiles)) return false;
   const int64_t bytes = tiles.warps * toeplitz_warp_bytes(tiles, 2 * kKernel * kTapPitch<2>);
   *error = launch_kernel<depthwise_conv2d_toeplitz_kernel<T, kKernel, Epilogue>>(
-      dim3(unsigned(ceil_div(tiles.jobs, tiles.warps))), dim3(unsigned(32 * tiles.warps)),
-      size_t(bytes), stream, images, tiles, epilogue);
+      grid_of(ceil_div(tiles.jobs, tiles.warps)), dim3(unsigned(32 * tiles.warps)), size_t(bytes),
+      stream, images, tiles, epilogue);
   return true;
 }
 
@@ -50,7 +56,7 @@ bool launch_toeplitz_large(const DepthwiseImages<T>& images, int kernel_h, int k
     return false;
   }
   *error = launch_kernel<depthwise_conv2d_toeplitz_large_kernel<T, kHalves, Epilogue>>(
-      dim3(unsigned(tiles.jobs)), dim3(32 * kToeplitzWarps),
+      grid_of(tiles.jobs), dim3(32 * kToeplitzWarps),
       size_t(toeplitz_large_bytes(tiles, kernel_h, kHalves)), stream, images, tiles, kernel_h,
       kernel_w, epilogue);
   return true;
@@ -65,7 +71,7 @@ cudaError_t launch_toeplitz_blocks(const DepthwiseImages<T>& images, const Toepl
       ceil_div(tiles.panel_count, tiles.panels) * tiles.column_tiles * tiles.channel_blocks;
   const cudaError_t error = allow_shared_memory(kKernelFunction, size_t(kToeplitzMostBytes));
   if (error != cudaSuccess) return error;
-  return launch_kernel<kKernelFunction>(dim3(unsigned(blocks)), dim3(32 * kToeplitzBlockWarps),
+  return launch_kernel<kKernelFunction>(grid_of(blocks), dim3(32 * kToeplitzBlockWarps),
                                         size_t(toeplitz_block_bytes(tiles, kernel)), stream, images,
                                         tiles, arguments...);
 }
@@ -110,7 +116,7 @@ bool launch_toeplitz_planes(const DepthwiseImages<T>& images, int load_width, in
   *error = allow_shared_memory(kKernelFunction, size_t(kToeplitzMostBytes));
   if (*error != cudaSuccess) return true;
   *error = launch_kernel<kKernelFunction>(
-      dim3(unsigned(ceil_div(blocks.panel_count, blocks.panels) * blocks.channel_blocks)),
+      grid_of(ceil_div(blocks.panel_count, blocks.panels) * blocks.channel_blocks),
       dim3(32 * kToeplitzBlockWarps), size_t(toeplitz_block_bytes(blocks, {kKernel, kKernel, 2})),
       stream, images, tiles, epilogue);
   return true;
@@ -120,9 +126,8 @@ bool launch_toeplitz_planes(const DepthwiseImages<T>& images, int load_width, in
 // image.
 template <typename T>
 bool has_toeplitz_channels(const Image4<T>& image) {
-  return image.has_channel_vectors(8) && image.strides.n <= kMaxInt &&
-         image.strides.h <= kMaxInt / 1024 && image.strides.w <= kMaxInt / 1024 &&
-         image.width * image.strides.w <= kMaxInt / 8;
+  return image.has_channel_vectors(8) && image.strides.h <= kMaxInt / 1024 &&
+         image.strides.w <= kMaxInt / 1024 && image.width * image.strides.w <= kMaxInt / 8;
 }
 
 // Whether a kernel transposes both tensors' tiles in shared memory.
@@ -145,7 +150,10 @@ template <typename T, typename Epilogue>
 bool launch_toeplitz(const DepthwiseImages<T>& images, int kernel_h, int kernel_w,
                      const Image4<const T>& from, const Image4<T>& to, const Epilogue& epilogue,
                      cudaStream_t stream, cudaError_t* error) {
-  if (!device_has_capability(80)) return false;
+  if (!device_has_capability(80) || !has_int_images(images.batch, from) ||
+      !has_int_images(images.batch, to)) {
+    return false;
+  }
   if (transposes_in_blocks(kernel_h, kernel_w, from, to)) {
     switch (kernel_h == kernel_w ? kernel_h : 0) {
       case 5:
@@ -157,7 +165,7 @@ bool launch_toeplitz(const DepthwiseImages<T>& images, int kernel_h, int kernel_
                                                                 epilogue, stream, error);
     }
   }
-  if (!has_int_strides(from) || !has_int_strides(to)) return false;
+  if (!has_int_rows(from) || !has_int_rows(to)) return false;
   const int load = widest_row_vector(from), store = widest_row_vector(to);
   if (kernel_h == kernel_w && (kernel_h == 5 || kernel_h == 7) && has_toeplitz_planes(from) &&
       has_toeplitz_planes(to)) {
@@ -186,6 +194,25 @@ bool launch_toeplitz(const DepthwiseImages<T>& images, int kernel_h, int kernel_
   if (kernel_w <= 17) return launch_large(std::integral_constant<int, 3>());
   if (kernel_w <= 33) return launch_large(std::integral_constant<int, 5>());
   return launch_large(std::integral_constant<int, 8>());
+}
+
+// Whether images lie further apart than an int holds, which the tensor-core kernels then take one
+// at a time; that costs a launch for gigabytes.
+template <typename T, typename Epilogue>
+bool takes_single_images(const DepthwiseConv2dProblem& p, const Strides4& input,
+                         const Strides4& output) {
+  return has_toeplitz_kernels<T, Epilogue> && p.batch > 1 && has_toeplitz_cuda_kernel(p) &&
+         std::max(input.n, output.n) > kMaxInt;
+}
+
+// Calls launch(problem of one image, its number) for each until one fails.
+template <typename Launch>
+cudaError_t for_each_image(DepthwiseConv2dProblem p, Launch launch) {
+  const int64_t images = p.batch;
+  p.batch = 1;
+  cudaError_t error = cudaSuccess;
+  for (int64_t n = 0; n < images && error == cudaSuccess; ++n) error = launch(p, n);
+  return error;
 }
 
 }  // namespace detail

@@ -147,7 +147,8 @@ bool finish_toeplitz(ToeplitzTiles& t, const DepthwiseImages<T>& p, int threads,
   const int64_t all = p.channels * groups * t.column_tiles;
   t.rounds = int(std::clamp<int64_t>(all / target_jobs, 1, groups));
   const int64_t jobs = p.channels * ceil_div(groups, t.rounds) * t.column_tiles;
-  if (jobs > kMaxInt) return false;
+  // The last block may have fewer than its warps.
+  if (jobs > kMaxInt - kToeplitzWarps) return false;
   t.jobs = int(jobs);
   t.by_channels = make_divisor(p.channels);
   t.by_column_tiles = make_divisor(t.column_tiles);

@@ -39,7 +39,7 @@ struct PlaneCopies {
 
 template <typename T, typename U>
 PlaneCopies choose_plane_copies(const Image4<T>& first, const Image4<U>& second) {
-  PlaneCopies copies{!has_int_strides(first), !has_int_strides(second), 0};
+  PlaneCopies copies{!has_int_rows(first), !has_int_rows(second), 0};
   if (copies.first) copies.bytes += 2 * plane_elements(first);
   if (copies.second) copies.bytes += 2 * plane_elements(second);
   const bool served = (!copies.first || has_toeplitz_channels(first)) &&
@@ -83,7 +83,7 @@ cudaError_t launch_transpose(int64_t batch, const Image4<T>& image, const void* 
   const int64_t blocks = batch * copy.channel_blocks * copy.unit_blocks;
   if (blocks > kMaxInt) return cudaErrorInvalidConfiguration;
   return launch_kernel<depthwise_conv2d_transpose_kernel<kToPlanes>>(
-      dim3(unsigned(blocks)), dim3(kTransposeThreads), 0, stream, copy);
+      grid_of(blocks), dim3(kTransposeThreads), 0, stream, copy);
 }
 
 // Of device memory, for launch_toeplitz_or_copies.

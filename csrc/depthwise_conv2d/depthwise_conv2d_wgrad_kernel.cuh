@@ -1,6 +1,6 @@
 // Weight and bias gradient in two kernels: partial sums over `splits` slabs of images and pixels go
 // to a workspace [splits][channels][taps + bias] in the accumulation type, and a second kernel adds
-// the slabs in ascending order. No atomics: the result depends on the problem alone.
+// the slabs in a fixed order. No atomics: the result depends on the problem alone.
 //
 // grad_weight[c, ky, kx] = sum over (n, y, x) of grad_output[n, c, y, x] input[n, c, y s + ky -
 // pad, ...]; the bias gradient, the sum of grad_output, is one more tap.
@@ -185,24 +185,96 @@ __global__ void __launch_bounds__(kStridedThreads, 3)
   store_scalar(partial + (blockIdx.y * int64_t(s.out_channels) + c) * columns + tap, total);
 }
 
-// Adds the splits of each channel's `columns` sums; the last column is the bias where grad_bias is
-// not null.
+// Of a block that adds splits.
+inline constexpr int kReduceWarps = 8;
+
+// A lane's share, in whole rows, of the products that belong to a tap, or, of the tap past the last
+// one, of grad_output.
 template <typename T>
-__global__ void __launch_bounds__(kStridedThreads)
+__device__ __forceinline__ Accumulate<T> sum_tap(const T* input, const T* grad_output,
+                                                 const StridedShape<int64_t>& s, int64_t c,
+                                                 int64_t tap, int lane) {
+  const bool is_bias = tap == s.kernel_h * s.kernel_w;
+  const int64_t dy = is_bias ? 0 : tap / s.kernel_w * s.dilation_h - s.pad_top;
+  const int64_t dx = is_bias ? 0 : tap % s.kernel_w * s.dilation_w - s.pad_left;
+  // Columns that meet one of the input.
+  int64_t begin = 0, end = s.out_width;
+  if (!is_bias) {
+    if (dx < 0) begin = (s.stride_w - 1 - dx) / s.stride_w;
+    end = dx < s.width ? min(end, (s.width - 1 - dx) / s.stride_w + 1) : 0;
+  }
+  Accumulate<T> total = 0;
+#pragma unroll 1
+  for (int64_t row = lane; row < s.batch * s.out_height; row += 32) {
+    const int64_t n = row / s.out_height, y = row - n * s.out_height, in_y = y * s.stride_h + dy;
+    if (!is_bias && (in_y < 0 || in_y >= s.height)) continue;
+    const T* grads =
+        grad_output + n * s.output_strides.n + c * s.output_strides.c + y * s.output_strides.h;
+    const T* values = input + n * s.input_strides.n + c / s.multiplier * s.input_strides.c +
+                      in_y * s.input_strides.h + dx * s.input_strides.w;
+    Accumulate<T> sum = 0;
+#pragma unroll 4
+    for (int64_t x = begin; x < end; ++x) {
+      const Accumulate<T> grad = load_scalar(grads + x * s.output_strides.w);
+      sum += is_bias ? grad : grad * load_scalar(values + x * s.stride_w * s.input_strides.w);
+    }
+    total += sum;
+  }
+  return total;
+}
+
+// Adds the splits of each channel's `columns` sums, always in the same order; the last column is
+// the bias where grad_bias is not null. A sum that is no finite number is added up once more,
+// product by product: zeros beside the image, of which it has no part, times an infinity are NaN,
+// and so is what compensates for an infinite sum. A lane has one sum; `rows` warps, 1 or all of a
+// block, share the splits of 32 of them.
+template <typename T>
+__global__ void __launch_bounds__(32 * kReduceWarps)
     depthwise_conv2d_wgrad_reduce_kernel(const Accumulate<T>* __restrict__ partial,
                                          T* __restrict__ grad_weight, T* __restrict__ grad_bias,
-                                         int splits, int64_t channels, int64_t columns) {
-  const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= channels * columns) return;
+                                         int splits, int rows, int64_t columns,
+                                         const T* __restrict__ input,
+                                         const T* __restrict__ grad_output,
+                                         StridedShape<int64_t> s) {
+  EFFKERN_SHARED(Accumulate<T>, totals, [kReduceWarps][32]);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, row = warp & (rows - 1);
+  const int64_t first =
+      rows == 1 ? (int64_t(blockIdx.x) * kReduceWarps + warp) * 32 : int64_t(blockIdx.x) * 32;
+  const int64_t i = first + lane, count = s.out_channels * columns;
+  const int64_t taps = columns - (grad_bias ? 1 : 0);
   Accumulate<T> total = 0;
-  for (int split = 0; split < splits; ++split)
-    total += load_scalar(partial + split * channels * columns + i);
-  const int64_t c = i / columns, tap = i % columns, taps = columns - (grad_bias ? 1 : 0);
-  if (tap < taps) {
-    store_scalar(grad_weight + c * taps + tap, total);
-  } else {
-    store_scalar(grad_bias + c, total);
+  for (int split = row; i < count && split < splits; split += rows)
+    total += load_scalar(partial + split * count + i);
+  if (rows > 1) {
+    store_shared_packed(&totals[row][lane], pack<1, Accumulate<T>>(&total));
+    __syncthreads();
+    total = 0;
+#pragma unroll
+    for (int other = 0; other < kReduceWarps; ++other) {
+      Accumulate<T> one[1];
+      load_shared_packed<1>(&totals[other][lane]).widen_to(one);
+      total += one[0];
+    }
   }
+
+  // Each warp has some of the sums.
+  const bool own = (lane & (rows - 1)) == row, infinite = !(total - total == 0);
+  if (__any_sync(0xffffffffu, own && infinite)) {
+#pragma unroll 1
+    for (int other = row; other < 32; other += rows) {
+      if (!__shfl_sync(0xffffffffu, int(infinite), other)) continue;
+      EFFKERN_NOT_FINITE();
+      const int64_t c = (first + other) / columns, tap = first + other - c * columns;
+      Accumulate<T> sum =
+          sum_tap(input, grad_output, s, c, tap < taps ? tap : s.kernel_h * s.kernel_w, lane);
+#pragma unroll
+      for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, lanes);
+      if (lane == other) total = sum;
+    }
+  }
+  if (!own || i >= count) return;
+  const int64_t c = i / columns, tap = i - c * columns;
+  store_scalar(tap < taps ? grad_weight + c * taps + tap : grad_bias + c, total);
 }
 
 }  // namespace effkern

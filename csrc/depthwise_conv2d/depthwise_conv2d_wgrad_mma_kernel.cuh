@@ -176,41 +176,6 @@ __device__ __forceinline__ void multiply_rows(float (&sums)[kTiles][kShifts][4],
   }
 }
 
-// A tap of a split from memory: where zeros beside a row meet an infinity, sums of products are NaN
-// that this tap has no part in.
-template <typename T>
-__device__ __forceinline__ float sum_tap(const WeightGradImages<T>& p,
-                                         const WeightGradMmaTiles& tiles, int begin, int end,
-                                         int channel, int ky, int kx) {
-  float total = 0.f;
-  const int stage_rows = tiles.row_tiles * kWeightGradMmaRows;
-#pragma unroll 1
-  for (int unit = begin; unit < end; ++unit) {
-    const int round = tiles.by_stages.quotient(unit);
-    const int row = (unit - round * tiles.stages) * stage_rows;
-    const int end_image = min(p.batch, (round + 1) * tiles.images);
-    const int end_row = min(p.out_height, row + stage_rows);
-#pragma unroll 1
-    for (int n = round * tiles.images; n < end_image; ++n) {
-      const int last_row = min(end_row, p.height + p.pad_top - ky);
-#pragma unroll 1
-      for (int y = max(row, p.pad_top - ky); y < last_row; ++y) {
-        const T* grad = p.grad_output + n * p.grad_output_strides.n +
-                        channel * p.grad_output_strides.c + y * p.grad_output_strides.h;
-        const T* input = p.input + n * p.input_strides.n + channel * p.input_strides.c +
-                         (y + ky - p.pad_top) * p.input_strides.h + (kx - p.pad_left);
-        float sum = 0.f;
-        const int end_column = min(p.out_width, p.width + p.pad_left - kx);
-#pragma unroll 1
-        for (int x = max(0, p.pad_left - kx); x < end_column; ++x)
-          sum = fmaf(load_scalar(grad + x), load_scalar(input + x), sum);
-        total += sum;
-      }
-    }
-  }
-  return total;
-}
-
 }  // namespace detail
 
 // kTiles tiles of 8 input rows and kShifts shifts of a warp.
@@ -349,11 +314,6 @@ __global__ void __launch_bounds__(32 * kWeightGradMmaWarps, kTiles <= 3 ? 3 : 2)
     for (int w = (group + rotation) & (tiles.groups - 1); exists && w < kWeightGradMmaWarps;
          w += tiles.groups)
       total += load_shared(totals + (w * kShifts + shift) * kWeightGradMmaTaps + ky);
-    const bool infinite = !(fabsf(total) <= 3.4e38f);
-    if (__any_sync(0xffffffffu, infinite)) {
-      const float tap = detail::sum_tap(p, tiles, begin, exists ? end : begin, channel, ky, kx);
-      total = infinite ? tap : total;
-    }
     if (exists) store_scalar(partial + ky * kernel_w + kx, total);
   }
   if (p.bias != 0 && group_block == 0 && threadIdx.x == 0) {

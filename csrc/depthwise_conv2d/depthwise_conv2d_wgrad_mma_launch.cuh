@@ -171,9 +171,9 @@ cudaError_t launch_weight_grad_mma(const WeightGradImages<T>& images,
       kWeightGradMmaWarps * int64_t(sizeof(float)) *
       (8 * kTiles * (kWeightGradMmaRows + 1) + kShifts * kWeightGradMmaTaps + 1);
   return launch_kernel<depthwise_conv2d_contiguous_wgrad_mma_kernel<T, kTiles, kShifts>>(
-      dim3(unsigned(tiles.group_blocks * p.in_channels * images.splits)),
-      dim3(32 * kWeightGradMmaWarps), size_t(std::max(ceil_div(staged, 16) * 16, kSums)), stream,
-      images, tiles, int(p.kernel_h), int(p.kernel_w));
+      grid_of(tiles.group_blocks * p.in_channels * images.splits), dim3(32 * kWeightGradMmaWarps),
+      size_t(std::max(ceil_div(staged, 16) * 16, kSums)), stream, images, tiles, int(p.kernel_h),
+      int(p.kernel_w));
 }
 
 // False if the kernel does not take these tensors, or the device has no such instructions; nothing
@@ -183,7 +183,7 @@ bool launch_weight_grad_mma(const WeightGradImages<T>& images, const DepthwiseCo
                             const Image4<const T>& x, const Image4<const T>& dy,
                             cudaStream_t stream, cudaError_t* error) {
   if (!device_has_capability(80) || !has_toeplitz_cuda_kernel(p) || p.input_numel() == 0 ||
-      !has_int_strides(x) || !has_int_strides(dy))
+      !has_int_rows(x) || !has_int_rows(dy))
     return false;
   WeightGradMmaTiles tiles{};
   if (!tile_weight_grad_mma(p, images.splits, widest_row_vector(dy), widest_row_vector(x), &tiles))

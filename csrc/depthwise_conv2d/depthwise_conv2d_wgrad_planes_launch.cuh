@@ -157,6 +157,15 @@ PlaneShape choose_weight_grad_shape(const DepthwiseConv2dProblem& p, const Image
   const int64_t right = (dy.width - 1) * p.stride_w + p.kernel_w - p.pad_left - p.width;
   if (p.kernel_w > 3 && std::max(p.pad_left, right) > p.kernel_w / 2) return PlaneShape::kNone;
   const PlaneShape shape = choose_plane_shape(images, x, dy, p.kernel_h, p.stride_h);
+  if (shape >= PlaneShape::kSevens) {
+    // Their lanes have neighbours, or end with the image, where a block has whole rows.
+    const auto column_tiles = [&](auto rows, auto columns, auto) {
+      return tile_weight_grad_planes(p.batch, 1, x, dy, 3, 1, decltype(rows)::value,
+                                     decltype(columns)::value)
+          .tiles.column_tiles;
+    };
+    if (with_weight_grad_tile<T, 3, 1>(shape, column_tiles) > 1) return PlaneShape::kAny;
+  }
   const bool fives = p.kernel_h == 3 && p.stride_h == 2 && computed(5) < computed(7);
   return shape == PlaneShape::kAny && fives ? PlaneShape::kFives : shape;
 }
@@ -189,8 +198,8 @@ cudaError_t launch_weight_grad_planes(const WeightGradImages<T>& images, PlaneSh
                                                 kStride, kRows, kColumns);
     return launch_kernel(depthwise_conv2d_contiguous_wgrad_kernel<T, kKernel, kStride, kRows,
                                                                   kColumns, decltype(fit)::value>,
-                         dim3(unsigned(launch.blocks)), dim3(launch.threads), launch.shared_memory,
-                         stream, images, launch.tiles);
+                         grid_of(launch.blocks), dim3(launch.threads), launch.shared_memory, stream,
+                         images, launch.tiles);
   });
 }
 

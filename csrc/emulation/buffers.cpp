@@ -84,4 +84,9 @@ void global_access(const void* pointer, size_t bytes, Access access, Site site, 
   }
 }
 
+void not_finite(Site site) {
+  if (settings().finite)
+    fault(site, "a result that is no finite number, of inputs that are finite");
+}
+
 }  // namespace effkern::emulation

@@ -12,6 +12,8 @@ enum class Access { kRead, kWrite };
 // Checks bounds and alignment, and counts. `active`: the lane takes part; a wrapper with a
 // predicate tells of inactive lanes too, so that requests of a warp stay together.
 void global_access(const void* address, size_t bytes, Access access, Site site, bool active = true);
+// Fails where settings().finite says that it cannot be.
+void not_finite(Site site);
 // Also finds races and reads of copies that have not landed.
 void shared_access(const void* address, size_t bytes, Access access, Site site);
 // The second half of it: that of one word, whoever gave its address.

@@ -253,7 +253,7 @@ cudaError_t launch(const LaunchShape& shape, const void* kernel, void (*body)(vo
   return refuse(cudaErrorLaunchFailure, kernel_name(kernel) + ": " + group.error);
 }
 
-GuardedMemory::GuardedMemory(size_t bytes, size_t alignment) : bytes_(bytes) {
+GuardedMemory::GuardedMemory(size_t bytes, size_t alignment, bool poisoned) : bytes_(bytes) {
 #ifdef EFFKERN_EMULATION_ASAN
   if (posix_memalign(&data_, std::max<size_t>(alignment, 16), std::max<size_t>(bytes, 1)))
     throw std::bad_alloc();
@@ -261,12 +261,13 @@ GuardedMemory::GuardedMemory(size_t bytes, size_t alignment) : bytes_(bytes) {
   const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
   const size_t pages = (rounded + kPage - 1) / kPage * kPage;
   map_bytes_ = pages + kPage;
-  map_ = mmap(nullptr, map_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  map_ = mmap(nullptr, map_bytes_, PROT_READ | PROT_WRITE,
+              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (map_ == MAP_FAILED || mprotect(static_cast<char*>(map_) + pages, kPage, PROT_NONE))
     throw std::bad_alloc();
   data_ = static_cast<char*>(map_) + pages - rounded;
 #endif
-  std::memset(data_, kPoison, bytes);
+  if (poisoned) std::memset(data_, kPoison, bytes);
 }
 
 GuardedMemory::~GuardedMemory() {

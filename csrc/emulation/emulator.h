@@ -22,6 +22,9 @@ struct Settings {
   uint64_t seed = 1;
   // Fails a kernel whose threads meet in shared memory without a barrier between them.
   bool check_races = true;
+  // Fails a kernel that takes a way which only infinities and NaN lead to: with finite inputs, they
+  // come from memory that nobody wrote.
+  bool finite = false;
   // Counts memory transactions (counters.h).
   bool count = false;
   // Of the emulated device: sm_90. EFFKERN_EMULATION_MAX_THREADS makes it a smaller one.
@@ -77,10 +80,11 @@ class DeclaredBuffers {
 };
 
 // `bytes` of poison (NaN in every floating-point type) that end at an inaccessible page; under
-// AddressSanitizer, a heap block of that size. Throws std::bad_alloc.
+// AddressSanitizer, a heap block of that size. Not poisoned, pages that nobody touches take no
+// memory. Throws std::bad_alloc.
 class GuardedMemory {
  public:
-  explicit GuardedMemory(size_t bytes, size_t alignment = 16);
+  explicit GuardedMemory(size_t bytes, size_t alignment = 16, bool poisoned = true);
   ~GuardedMemory();
   GuardedMemory(const GuardedMemory&) = delete;
   GuardedMemory& operator=(const GuardedMemory&) = delete;

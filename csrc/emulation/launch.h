@@ -20,6 +20,7 @@
                                       active)
 #define EFFKERN_SHARED_ACCESS(address, bytes, access) \
   ::effkern::emulation::shared_access(address, bytes, ::effkern::emulation::Access::access, site)
+#define EFFKERN_NOT_FINITE() ::effkern::emulation::not_finite(EFFKERN_EMULATED_SITE)
 
 #define EFFKERN_DYNAMIC_SHARED(type, name) \
   type* const name = static_cast<type*>(::effkern::emulation::dynamic_shared())

@@ -6,6 +6,8 @@ classes that effkern.testing.thinning leaves out.
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 import torch
 
@@ -63,6 +65,31 @@ def test_chunks_of_kernel_rows(case, layout):
 def test_64_bit_offsets(monkeypatch, case, layout):
     monkeypatch.setattr(launch, "_is_wide", lambda *tensors: True)
     check(case, layout=layout)
+
+
+def far_apart(images):
+    """A copy whose images are 2^31 elements and some apart; what is between takes no memory."""
+    apart, (batch, *_) = 2**31 + 64, images.shape
+    size = ((batch - 1) * apart + images[0].numel()) * images.element_size()
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    elements = torch.frombuffer(memory, dtype=images.dtype)
+    return elements.as_strided(images.shape, (apart, *images.stride()[1:])).copy_(images)
+
+
+# In vectors of channels, distances of 2^31 elements and more fit 32 bits.
+@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+def test_images_that_are_far_apart(layout):
+    case = Case(2, 8, 5, 6)
+    input, weight, bias, grad_output = case.tensors(torch.float16, "cpu", layout)
+
+    def results(input, grad_output):
+        leaves = [t.detach().requires_grad_() for t in (input, weight, bias)]
+        output = depthwise_conv2d(*leaves, **case.kwargs, activation="silu")
+        return output, *torch.autograd.grad(output, leaves, grad_output)
+
+    near = results(input, grad_output)
+    for far, wanted in zip(results(far_apart(input), far_apart(grad_output)), near, strict=True):
+        assert torch.equal(far, wanted)
 
 
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))

@@ -20,7 +20,8 @@ from triton.errors import TritonError
 from . import configs, kernel, weight_grad_kernel
 from .configs import unit
 
-_MOST = 2**31 - 1
+# Of 32-bit counts, and of coordinates, which reach past the image by the padding and a tile.
+_MOST, _MOST_PIXELS = 2**31 - 1, 2**29
 _BLOCK = 512
 
 
@@ -57,26 +58,45 @@ def _strides(tensor: Tensor, vector: int) -> list[int]:
     return [stride // vector for stride in tensor.stride()]
 
 
-def _is_wide(*tensors: Tensor) -> bool:
-    """Whether an offset inside one image may exceed 32 bits (twice over, for the borders)."""
-    return any(
-        2 * sum(size * stride for size, stride in zip(t.shape[1:], t.stride()[1:], strict=True))
-        > _MOST
-        for t in tensors
-    )
+def _is_wide(images: Sequence[Tensor], *parameters: Tensor | None) -> bool:
+    """Whether an offset inside one image, or in a parameter, may exceed 32 bits (twice over, for
+    the borders)."""
+    axes = [zip(t.shape[1:], t.stride()[1:], strict=True) for t in images]
+    axes += [zip(t.shape, t.stride(), strict=True) for t in parameters if t is not None]
+    return any(2 * sum(size * stride for size, stride in one) > _MOST for one in axes)
 
 
-def grid_of(name: str, programs: int, *sizes: int) -> tuple[int]:
-    if max(programs, *sizes) > _MOST:
-        raise RuntimeError(
-            f"effkern.{name}: input: wanted sizes, and a number of tiles, of at most {_MOST} for "
-            f"the Triton kernels, got {max(programs, *sizes)}"
-        )
-    return (programs,)
+def grid_of(name: str, counts: Sequence[int], pixels: Sequence[int]) -> tuple[int]:
+    """The grid of counts[0] programs.
+
+    Args:
+        name: of the function. counts, pixels: what the kernels keep in 32 bits.
+
+    Raises:
+        RuntimeError: one of them does not fit.
+    """
+    for what, most, got in (
+        ("tiles, images, channels and taps", _MOST, max(counts)),
+        ("rows, columns and pixels of padding", _MOST_PIXELS, max(pixels)),
+    ):
+        if got > most:
+            raise RuntimeError(
+                f"effkern.{name}: input: wanted at most {most} {what} for the Triton kernels, "
+                f"got {got}"
+            )
+    return (counts[0],)
+
+
+def _are_far_apart(*images: Tensor) -> bool:
+    """Whether the kernels' distance between images, which is a number of vectors in channels_last
+    tensors, may fit 32 bits where that in elements does not."""
+    return images[0].shape[0] > 1 and any(t.stride(0) > _MOST for t in images if unit(t) == "c")
 
 
 def pack(weight: Tensor) -> Tensor:
     """The weights as (kernel_h, kernel_w, channels), in the dtype of the sums."""
+    if _is_wide((), weight):
+        weight = weight.contiguous()
     channels, _, kernel_h, kernel_w = weight.shape
     if kernel_h == kernel_w == 1 and weight.stride(0) == 1:
         return weight
@@ -121,8 +141,16 @@ def stencil(
         activation: its number in the operators' schemas.
 
     Raises:
-        RuntimeError: more than 2**31 - 1 tiles, rows or columns.
+        RuntimeError: more than 2**31 - 1 tiles, or 2**29 rows or columns.
     """
+    images = [t for t in (source, output, grad) if t is not None]
+    if _are_far_apart(*images):
+        # A launch for gigabytes costs nothing.
+        for n in range(source.shape[0]):
+            one = None if grad is None else grad[n : n + 1]
+            arguments = (name, source[n : n + 1], weight, bias, one, output[n : n + 1])
+            stencil(*arguments, geometry, activation, grad_input)
+        return
     stride_h, stride_w, top, _, left, _, dilation_h, dilation_w = geometry
     kernel_h, kernel_w = weight.shape[2:]
     _, channels, height, width = output.shape
@@ -134,10 +162,10 @@ def stencil(
     config, lattice, (apart_h, apart_w) = plan.config, plan.lattice, plan.apart
     inverse_h = pow(plan.shift, -1, apart_h)
     inverse_w = pow(dilation_w * apart_w // lattice[1], -1, apart_w)
-    images = [t for t in (source, output, grad) if t is not None]
     vector = _vector(channels, images) if multiplier == 1 else 1
     packed = source_unit == "c"
-    grid = grid_of(name, plan.programs, *source.shape, *output.shape, top, left)
+    pixels = (*source.shape[2:], *output.shape[2:], *geometry[2:6])
+    grid = grid_of(name, (plan.programs, *source.shape[:2], channels, weight.numel()), pixels)
     with launching(name, source, config):
         kernel.stencil_kernel[grid](
             source,
@@ -165,7 +193,7 @@ def stencil(
             GRAD_UNIT=unit(grad) if grad is not None else "",
             VECTOR=vector,
             PACKED=packed,
-            WIDE=_is_wide(*images, weight),
+            WIDE=_is_wide(images, weight, bias),
             GRAD_INPUT=grad_input,
             MULTIPLIER=multiplier,
             KERNEL_H=kernel_h,
@@ -203,7 +231,7 @@ def weight_grad(
         input: (N, C, H, W). grad: (N, C * M, H', W'), of the output before its activation.
 
     Raises:
-        RuntimeError: more than 2**31 - 1 tiles, rows or columns.
+        RuntimeError: more than 2**31 - 1 tiles, or 2**29 rows or columns.
     """
     stride_h, stride_w, top, _, left, _, dilation_h, dilation_w = geometry
     kernel_h, kernel_w = kernel_size
@@ -214,11 +242,14 @@ def weight_grad(
         input_unit, input.element_size(), tuple(grad.shape), kernel_size, dilation_h
     )
     config = plan.config
-    vector = _vector(channels, (input, grad)) if multiplier == 1 else 1
-    grid = grid_of(name, plan.programs, plan.tiles, *input.shape, *grad.shape, top, left)
+    vector = 1
+    if multiplier == 1 and not _are_far_apart(input, grad):
+        vector = _vector(channels, (input, grad))
     taps = kernel_h * kernel_w
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     count = (taps if grad_bias is None else taps + 1) * channels
+    counts = (plan.programs, plan.tiles + config.splits, *input.shape[:2], (taps + 1) * channels)
+    grid = grid_of(name, counts, (*input.shape[2:], out_height, out_width, *geometry[2:6]))
     with launching(name, input, config):
         partial = torch.empty(plan.partial, dtype=dtype, device=input.device)
         weight_grad_kernel.weight_grad_kernel[grid](
@@ -245,7 +276,7 @@ def weight_grad(
             INPUT_UNIT=input_unit,
             GRAD_UNIT=unit(grad),
             VECTOR=vector,
-            WIDE=_is_wide(input, grad),
+            WIDE=_is_wide((input, grad)),
             BIAS=grad_bias is not None,
             RAGGED=out_height % config.rows != 0,
             MULTIPLIER=multiplier,

@@ -43,7 +43,8 @@ def forward(
     row_blocks = triton.cdiv(out_height, config.rows)
     column_blocks = triton.cdiv(out_width, config.columns)
     programs = batch * row_blocks * column_blocks
-    grid = grid_of(name, programs, *input.shape, *output.shape, *padding)
+    pixels = (*input.shape[2:], *output.shape[2:], *padding)
+    grid = grid_of(name, (programs, *input.shape[:2], weight.numel()), pixels)
     with launching(name, input, config):
         kernel.depthwise_conv2d_layer_norm_kernel[grid](
             input,

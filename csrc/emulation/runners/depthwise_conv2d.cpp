@@ -104,7 +104,7 @@ void check(const Case& c, const char* pass, int error, const View<T>& got, Wante
                ", wanted " + std::to_string(expected));
   }
   const auto* bytes = static_cast<const unsigned char*>(got.memory->data());
-  for (size_t b = 0; b < got.memory->size(); ++b) {
+  for (size_t b = 0; b < got.mask.size() * sizeof(T); ++b) {
     if (got.mask[b / sizeof(T)] || bytes[b] == emulation::kPoison) continue;
     return report(c, pass, "byte " + std::to_string(b) + " beside the elements was written");
   }
@@ -233,6 +233,7 @@ void run(const Case& c, unsigned seed) {
 
 int main(int argc, char** argv) {
   using namespace effkern::runner;
+  effkern::emulation::settings().finite = true;
   for (int i = 1; i < argc; ++i) {
     const std::string option = argv[i], value = i + 1 < argc ? argv[i + 1] : "";
     if (option == "--count") {

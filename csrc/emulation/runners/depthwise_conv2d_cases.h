@@ -6,9 +6,7 @@ DepthwiseConv2dProblem square(DType dtype, Memory memory, int64_t n, int64_t c, 
   DepthwiseConv2dProblem p;
   p.dtype = dtype;
   p.device = DeviceType::kCuda;
-  p.layout = memory == Memory::kChannelsLast || memory == Memory::kSlicedChannels
-                 ? Layout::kChannelsLast
-                 : Layout::kContiguous;
+  p.layout = is_channels_last(memory) ? Layout::kChannelsLast : Layout::kContiguous;
   p.batch = n, p.in_channels = p.out_channels = c, p.height = h, p.width = w;
   p.kernel_h = p.kernel_w = kernel;
   p.stride_h = p.stride_w = stride;
@@ -98,6 +96,14 @@ void run_planes(bool small) {
   if (small) return;
   auto p = square(DType::kFloat16, Memory::kContiguous, 1, 61, 1, 8003, 3, 1, 1);
   run({p, Memory::kContiguous, Memory::kContiguous}, 1);
+  // The weight gradient stages so many rows that only parts of these fit, without tiles that need
+  // whole rows.
+  for (const auto& [dtype, height, width] :
+       {std::tuple(DType::kBFloat16, 9, 1032), std::tuple(DType::kBFloat16, 20, 548),
+        std::tuple(DType::kFloat32, 14, 525)}) {
+    const auto wide = square(dtype, Memory::kContiguous, 1, 1, height, width, 3, 1, 1);
+    run({wide, Memory::kContiguous, Memory::kContiguous}, 1);
+  }
   // Tiles of 7 x 7 fit, but more rows than k - 1 are outside.
   auto tall = square(DType::kFloat32, Memory::kContiguous, 2, 5, 3, 7, 3, 1, 1);
   tall.pad_top = tall.pad_bottom = 3;
@@ -357,6 +363,35 @@ void run_empty() {
   }
 }
 
+// Offsets past 2^31 elements and 2^32 bytes in each family: 5 images that are small, but far apart.
+// Images more than 2^31 elements apart are given to the tensor-core kernels one by one.
+void run_far() {
+  unsigned number = 0;
+  for (Memory memory : {Memory::kFar, Memory::kFarChannels}) {
+    for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      for (auto p : {square(dtype, memory, 5, 8, 9, 12, 3, 1, 1),
+                     square(dtype, memory, 5, 8, 9, 16, 3, 2, 1),
+                     square(dtype, memory, 5, 8, 9, 20, 7, 1, 3)}) {
+        vary(p, ++number);
+        run({p, memory, memory}, number);
+      }
+    }
+    auto p = square(DType::kBFloat16, memory, 2, 8, 9, 10, 7, 1, 3);
+    const bool channels = is_channels_last(memory);
+    const Memory further = channels ? Memory::kFurtherChannels : Memory::kFurther;
+    run({p, further, memory}, ++number);
+    run({p, memory, further}, ++number);
+    p = square(DType::kFloat32, memory, 3, 2, 6, 7, 3, 1, 2);
+    p.dilation_h = p.dilation_w = 2;
+    run({p, memory, further}, ++number);
+  }
+  // Neither several small planes nor channels for a block, and a large kernel.
+  for (int64_t kernel : {7, 13}) {
+    const auto p = square(DType::kFloat16, Memory::kFar, 3, 1, 20, 70, kernel, 1, kernel / 2);
+    run({p, Memory::kFar, Memory::kFar}, ++number);
+  }
+}
+
 // Layers of real networks, at a small batch.
 void run_layers() {
   for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
@@ -415,9 +450,10 @@ bool run_cases(const std::string& name) {
   if (all || name == "views") run_views();
   if (all || name == "general") run_general();
   if (all || name == "empty") run_empty();
+  if (all || name == "far") run_far();
   if (all || name == "layers") run_layers();
   const char* lists[] = {
-      "all",     "edge",  "toeplitz", "toeplitz_channels_last", "weight_grad_mma", "views",
-      "general", "empty", "layers"};
+      "all",   "edge", "toeplitz", "toeplitz_channels_last", "weight_grad_mma", "views", "general",
+      "empty", "far",  "layers"};
   return std::find(std::begin(lists), std::end(lists), name) != std::end(lists);
 }

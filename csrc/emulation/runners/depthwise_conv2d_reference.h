@@ -15,7 +15,8 @@
 namespace effkern::runner {
 
 // How a tensor lies in its buffer. kSliced leaves a gap after each row and plane, kPermuted is
-// HCWN, kOffset starts one element late, kExpanded has one image for all.
+// HCWN, kOffset starts one element late, kExpanded has one image for all. kFar and kFarChannels
+// have 2^30 elements and more from image to image, kFurther and kFurtherChannels 2^31 and more.
 enum class Memory {
   kContiguous,
   kChannelsLast,
@@ -23,8 +24,17 @@ enum class Memory {
   kSlicedChannels,
   kPermuted,
   kOffset,
-  kExpanded
+  kExpanded,
+  kFar,
+  kFarChannels,
+  kFurther,
+  kFurtherChannels
 };
+
+inline bool is_channels_last(Memory kind) {
+  return kind == Memory::kChannelsLast || kind == Memory::kSlicedChannels ||
+         kind == Memory::kFarChannels || kind == Memory::kFurtherChannels;
+}
 
 template <typename T>
 T narrow(double value) {
@@ -34,7 +44,7 @@ T narrow(double value) {
 }
 
 // A (N, C, H, W) view whose buffer ends at an inaccessible page. What is not an element is poison,
-// and no kernel may touch it.
+// and no kernel may touch it; of far images, which would fill the memory, nobody knows that.
 template <typename T>
 struct View {
   int64_t batch, channels, height, width;
@@ -67,15 +77,24 @@ struct View {
         strides = {1, n * w, n * w * c, n};
         break;
       case Memory::kExpanded:
+      case Memory::kFar:
+      case Memory::kFurther:
         strides = {0, h * w, w, 1};
         break;
+      case Memory::kFarChannels:
+      case Memory::kFurtherChannels:
+        strides = {0, 1, w * c, c};
+        break;
     }
+    const bool far = kind >= Memory::kFar;
+    if (far) strides.n = (int64_t(1) << (kind >= Memory::kFurther ? 31 : 30)) + 64;
     const bool empty = n == 0 || c == 0 || h == 0 || w == 0;
     const int64_t elements = empty ? 0
                                    : first + (n - 1) * strides.n + (c - 1) * strides.c +
                                          (h - 1) * strides.h + (w - 1) * strides.w + 1;
-    memory = std::make_unique<emulation::GuardedMemory>(size_t(elements) * sizeof(T));
+    memory = std::make_unique<emulation::GuardedMemory>(size_t(elements) * sizeof(T), 16, !far);
     data = static_cast<T*>(memory->data()) + first;
+    if (far) return;
     mask.resize(size_t(elements));
     each([&](auto... at) { mask[size_t(first + index(at...))] = 1; });
   }

@@ -19,8 +19,8 @@ _KERNELS = {
     **dict.fromkeys(_HALVES, {(3, 1), (3, 2), (5, 2)}),
 }
 _ACTIVATIONS = frozenset(ACTIVATIONS[name] for name in (None, "relu", "relu6", "silu", "hardswish"))
-# Offsets and counts of the kernels fit an int.
-_MOST_ELEMENTS = 1 << 30
+# Counts of the kernels fit an int.
+_MOST = 2**31 - 1
 
 
 def can_run(tensors: list[Tensor], weight: Tensor, params: Params, input_activation: int) -> bool:
@@ -43,18 +43,31 @@ def can_run(tensors: list[Tensor], weight: Tensor, params: Params, input_activat
     return known and _fits(input, weight, params)
 
 
+def _fits_int(batch: int, channels: int, height: int, width: int, pad: int) -> bool:
+    """As in csrc/depthwise_conv2d/depthwise_conv2d_cuda_plan.cpp, for the larger of both images."""
+    half, items = _MOST // 2, batch * (width // 2 + 1)
+    return (
+        max(height, width, pad) < _MOST // 8
+        and max(batch * height, batch * channels, items * (height // 2 + 1)) <= half
+        and batch * (height // 4 + 1) * (width // 4 + 1) * channels <= _MOST
+        and items * (height // 4 + 128) <= _MOST
+    )
+
+
 def _fits(input: Tensor, weight: Tensor, params: Params) -> bool:
-    stride_h, stride_w, _, _, left, right, dilation_h, dilation_w = params[:8]
+    stride_h, stride_w, top, bottom, left, right, dilation_h, dilation_w = params[:8]
     if input.dim() == 3:
         input = input.unsqueeze(0)
-    channels, width = input.shape[1], input.shape[3]
+    batch, channels, height, width = input.shape
     kernel = weight.shape[3]
+    rows, columns = height + top + bottom, width + left + right
     if (
         weight.shape != (channels, 1, kernel, kernel)
         or (kernel, stride_w) not in _KERNELS.get(input.dtype, ())
         or weight.dtype != input.dtype
         or (stride_h, dilation_h, dilation_w) != (stride_w, 1, 1)
-        or not 0 < input.numel() <= _MOST_ELEMENTS
+        or input.numel() == 0
+        or not _fits_int(batch, channels, rows, columns, max(top, left))
     ):
         return False
     # Of an image that is both, kernels and torch need not agree on which it is.
@@ -66,7 +79,7 @@ def _fits(input: Tensor, weight: Tensor, params: Params) -> bool:
             return False
         vector = 8 if input.dtype in _HALVES and kernel == 3 else 4
         return channels % vector == 0 and input.data_ptr() % 16 == 0
-    output = (width + left + right - kernel) // stride_w + 1
+    output = (columns - kernel) // stride_w + 1
     reach = (output - 1) * stride_w + kernel - left - width
     return (
         # Else the output is channels_last.
