@@ -46,7 +46,8 @@ def forward(
     out = None if project_weight is None else out_channels
     config = configs.config(expanded, out, input.element_size())
     pixels = batch * out_height * out_width
-    grid = grid_of(name, triton.cdiv(pixels, config.pixels), pixels + config.pixels, top, left)
+    counts = (triton.cdiv(pixels, config.pixels), pixels + config.pixels)
+    grid = grid_of(name, counts, (*input.shape[2:], out_height, out_width, top, left))
     with launching(name, input, config):
         kernel.fused_mbconv_kernel[grid](
             input,
