@@ -21,8 +21,8 @@ from effkern.testing.sass_interpreter import TooLongError
 from .problem import DTYPES, LAYOUTS, Problem
 
 LIBRARY = Path(effkern.__file__).with_name("libeffkern_ops.so")
-# More than kernels take that loop over the rows of a tile, or over images on tensor cores; less than
-# those that loop over the taps of a large kernel.
+# More than kernels take that loop over the rows of a tile, or over images on tensor cores; less
+# than those that loop over the taps of a large kernel.
 _MOST_STEPS = 20_000
 _BASELINES = Path(__file__).parents[1] / "tests" / "compile" / "baselines"
 # By fingerprint.

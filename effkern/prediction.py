@@ -224,11 +224,13 @@ class Costs:
     Attributes:
         layer: (channels, height, width) of the input that it was counted for. code: the name of
             the kernel that does most, with its template arguments. launches: in their order.
+            main: the index of the one that moves the operands and the result.
     """
 
     layer: tuple[int, int, int]
     code: str
     launches: tuple[Rates, ...]
+    main: int = 0
 
     @property
     def instructions(self) -> float:
@@ -242,18 +244,17 @@ class Costs:
     def works(
         self, outputs: float, distinct: float, window: float, ceilings: Ceilings
     ) -> list[Work]:
-        """Of a call's launches. The one that moves most reads the operands; the others read what
-        has just been written, from L2 if it fits.
+        """Of a call's launches. What the others than `main` read has just been written, and comes
+        from L2 if it fits.
 
         Args:
             outputs: pixels and channels of the result. distinct, window: see `dram_bytes`; no more
                 than what goes through L2 comes from device memory.
         """
-        main = max(self.launches, key=lambda rates: rates.l2_bytes)
         found = []
-        for rates in self.launches:
+        for index, rates in enumerate(self.launches):
             moved = rates.l2_bytes * outputs
-            memory = (distinct, window) if rates is main else (0.0, moved)
+            memory = (distinct, window) if index == self.main else (0.0, moved)
             found.append(
                 Work(
                     instructions=rates.instructions * outputs / WARP,
@@ -271,14 +272,20 @@ class Costs:
 def _all_costs() -> dict[tuple[str, ...], list[Costs]]:
     # A line for each launch of a call.
     calls: dict[tuple[str, ...], list[Rates]] = {}
+    mains: dict[tuple[str, ...], int] = {}
+    fields = len(Rates._fields)
     with _COSTS.open(newline="") as file:
-        for *call, _launch, instructions, l2, shared, mma, special in list(csv.reader(file))[1:]:
-            rates = Rates(*map(float, (instructions, l2, shared, mma, special)))
-            calls.setdefault(tuple(call), []).append(rates)
+        for line in list(csv.reader(file))[1:]:
+            *call, _launch, reads_operands = line[:-fields]
+            launches = calls.setdefault(tuple(call), [])
+            if reads_operands == "1":
+                mains[tuple(call)] = len(launches)
+            launches.append(Rates(*map(float, line[-fields:])))
     found: dict[tuple[str, ...], list[Costs]] = {}
-    for (*key, layer, code), launches in calls.items():
+    for counted, launches in calls.items():
+        *key, layer, code = counted
         channels, height, width = map(int, layer.split("x"))
-        costs = Costs((channels, height, width), code, tuple(launches))
+        costs = Costs((channels, height, width), code, tuple(launches), mains[counted])
         found.setdefault(tuple(key), []).append(costs)
     return found
 

@@ -114,7 +114,11 @@ def test_plans_have_the_published_predictions():
         # Four digits of each cost.
         assert found.time * 1e6 == pytest.approx(cell["time_us"], rel=2e-3)
         assert costs.instructions == pytest.approx(cell["instructions_per_output"], rel=1e-3)
-        assert dram == pytest.approx(distinct)
+        # Several launches hand results on, through device memory if they exceed L2.
+        if len(costs.launches) == 1:
+            assert dram == pytest.approx(distinct)
+        else:
+            assert dram >= distinct * (1 - 1e-6)
 
 
 @pytest.mark.skipif(not RESULT.is_file(), reason="the published results are not here")
@@ -153,8 +157,8 @@ def test_costs_of_the_nearest_layer_or_none():
     assert known_costs("cuda", plain_problem(), "another_kernel<bfloat16>") is None
 
 
-def test_the_launch_that_moves_most_reads_the_operands():
-    costs = Costs((1, 1, 1), "", (Rates(1, 4, 0, 0, 0), Rates(2, 0.5, 0, 0, 0)))
+def test_one_launch_reads_the_operands():
+    costs = Costs((1, 1, 1), "", (Rates(1, 4, 0, 0, 0), Rates(2, 0.5, 0, 0, 0)), 0)
     main, reduction = costs.works(1e6, 3e6, 3e6, H200)
     assert (main.dram_bytes, main.l2_bytes) == (3e6, 4e6)
     assert (reduction.dram_bytes, reduction.l2_bytes) == (0, 0.5e6)

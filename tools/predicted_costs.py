@@ -23,7 +23,18 @@ RESULT = ROOT / "benchmarks" / "results" / "h200-predicted" / "predicted.json"
 COSTS = ROOT / "effkern" / "predicted_costs.csv"
 PASSES = {"fwd": "forward", "dgrad": "grad_input", "wgrad": "grad_weight"}
 HEADER = (
-    *("backend", "pass", "dtype", "layout", "kernel", "stride", "layer", "code", "launch"),
+    *(
+        "backend",
+        "pass",
+        "dtype",
+        "layout",
+        "kernel",
+        "stride",
+        "layer",
+        "code",
+        "launch",
+        "reads_operands",
+    ),
     *("instructions", "l2_bytes", "shared_bytes", "mma_flops", "special_functions"),
 )
 
@@ -52,14 +63,19 @@ def rows(cell: dict[str, Any], layer: Any) -> list[tuple[Any, ...]]:
         "tensor cores": H200.mma,
         "special functions": H200.special,
     }
+    launches = [
+        dict(zip(cell["terms_us"], microseconds, strict=True))
+        for microseconds in cell["launch_terms_us"]
+    ]
+    # The one that the bytes of the operands were attributed to.
+    main = min(launches, key=lambda terms: abs(terms["DRAM"] - cell["floor_us"]))
     found = []
-    for launch, microseconds in enumerate(cell["launch_terms_us"], start=1):
-        terms = dict(zip(cell["terms_us"], microseconds, strict=True))
+    for launch, terms in enumerate(launches, start=1):
         per_output = [
             f"{terms[name] * 1e-6 * EFFICIENCY * rate / outputs:.4g}"
             for name, rate in rates.items()
         ]
-        found.append((*key(cell, layer), cell["kernel"], launch, *per_output))
+        found.append((*key(cell, layer), cell["kernel"], launch, int(terms is main), *per_output))
     return found
 
 
