@@ -142,11 +142,17 @@ def load_average() -> float | None:
 
 
 def slug(device: str) -> str:
-    """The name of the results folder, such as "cpu-amd-epyc-2c" or "cuda-nvidia-h200"."""
+    """The name of the results folder, such as "cpu-amd-epyc-avx512-2c" or "cuda-nvidia-h200".
+
+    Virtual machines hide a processor's generation behind one name: AVX-512 tells some apart.
+    """
     name = torch.cuda.get_device_name() if device == "cuda" else cpu_model()
     name = re.sub(r"\((?:r|tm)\)|\bcpu\b|\bprocessor\b|@.*", " ", name.lower())
     words = re.sub(r"[^a-z0-9]+", "-", name).strip("-")
-    return f"{device}-{words}" + (f"-{cpu_cores()}c" if device == "cpu" else "")
+    if device == "cuda":
+        return f"{device}-{words}"
+    wide = "-avx512" if "avx512f" in _cpuinfo("flags").split() else ""
+    return f"{device}-{words}{wide}-{cpu_cores()}c"
 
 
 class Run:

@@ -84,7 +84,7 @@ bool run(const std::string& line, CpuIsa isa) {
     const WeightGradTensors tensors{image.data,     image.strides, output.data,
                                     output.strides, weight.data,   nullptr};
     const DepthwiseConv2dPlan plan = plan_depthwise_conv2d(p, Backend::kCpu, isa);
-    measure(name, [&] { done &= weight_grad_cpu(p, plan, isa, tensors, parallel); });
+    measure(name, [&] { done &= weight_grad_cpu(p, plan, tensors, parallel); });
     return done;
   }
   p.pass = pass == "dgrad" ? Pass::kGradInput : Pass::kForward;
@@ -95,7 +95,7 @@ bool run(const std::string& line, CpuIsa isa) {
   tensors.weight = weight.data, tensors.weight_strides = weight.strides;
   tensors.output = target.data, tensors.output_strides = target.strides;
   const DepthwiseConv2dPlan plan = plan_depthwise_conv2d(p, Backend::kCpu, isa);
-  measure(name, [&] { done &= stencil_cpu(p, plan, isa, tensors, parallel); });
+  measure(name, [&] { done &= stencil_cpu(p, plan, tensors, parallel); });
   return done;
 }
 

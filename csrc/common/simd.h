@@ -265,19 +265,22 @@ EFFKERN_INLINE void stream_fence() {
 #pragma GCC diagnostic push
 // g++ does not see that a branch for two elements is not taken for one.
 #pragma GCC diagnostic ignored "-Warray-bounds"
-// n < kLanes elements to or from memory that may end right behind them, without a loop: two copies
-// of a power of two that overlap.
+// Fewer elements than a vector has to or from memory that may end right behind them, without a
+// loop: two copies of a power of two that overlap.
 template <class T>
 EFFKERN_INLINE void copy_few(T* dst, const T* src, int64_t n) {
+  constexpr int64_t kMost = EFFKERN_VECTOR / sizeof(T);
   const auto both = [&](int64_t size) __attribute__((always_inline)) {
-    T a[8], b[8];
+    T a[16], b[16];
     const size_t bytes = static_cast<size_t>(size) * sizeof(T);
     memcpy(a, src, bytes);
     memcpy(b, src + n - size, bytes);
     memcpy(dst, a, bytes);
     memcpy(dst + n - size, b, bytes);
   };
-  if (n >= 8) {
+  if (kMost > 16 && n >= 16) {
+    both(16);
+  } else if (n >= 8) {
     both(8);
   } else if (n >= 4) {
     both(4);
@@ -289,7 +292,7 @@ EFFKERN_INLINE void copy_few(T* dst, const T* src, int64_t n) {
 }
 #pragma GCC diagnostic pop
 
-// The first n elements, or kLanes of them; the lanes beyond read as zero.
+// The first n >= 0 elements, or kLanes of them; the lanes beyond read as zero.
 template <class T>
 EFFKERN_INLINE Vec<Acc<T>> load_upto(const T* p, int64_t n) {
   constexpr int L = kLanes<Acc<T>>;
@@ -307,9 +310,16 @@ EFFKERN_INLINE Vec<float> load_upto<float>(const float* p, int64_t n) {
   const __m256i mask = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMask + 8 - n));
   return reinterpret_cast<Vec<float>>(_mm256_maskload_ps(p, mask));
 }
+#elif defined(__AVX512F__)
+EFFKERN_INLINE __mmask16 leading_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+template <>
+EFFKERN_INLINE Vec<float> load_upto<float>(const float* p, int64_t n) {
+  if (n >= 16) return load(p);
+  return reinterpret_cast<Vec<float>>(_mm512_maskz_loadu_ps(leading_lanes(n), p));
+}
 #endif
 
-// Stores the first n lanes, or all.
+// Stores the first n >= 0 lanes, or all.
 template <class T>
 EFFKERN_INLINE void store_upto(T* p, Vec<Acc<T>> v, int64_t n) {
   constexpr int L = kLanes<Acc<T>>;
@@ -321,6 +331,13 @@ EFFKERN_INLINE void store_upto(T* p, Vec<Acc<T>> v, int64_t n) {
     copy_few(p, few, n);
   }
 }
+#if defined(__AVX512F__)
+template <>
+EFFKERN_INLINE void store_upto<float>(float* p, Vec<float> v, int64_t n) {
+  if (n >= 16) return store(p, v);
+  _mm512_mask_storeu_ps(p, leading_lanes(n), reinterpret_cast<__m512>(v));
+}
+#endif
 
 // n elements, `stride` apart.
 template <class T>

@@ -113,9 +113,14 @@ enum class Kernel : int {
 
 // How one problem is computed. A pure function of (problem, instruction set): it does not depend on
 // the number of threads, so that results do not either.
+// Instruction sets of the CPU kernels, in ascending order.
+enum class CpuIsa : int { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
+
 struct DepthwiseConv2dPlan {
   Backend backend = Backend::kTorch;
   Kernel kernel = Kernel::kTorch;
+  // CPU: that of the kernel, at most the one that the plan was asked for.
+  CpuIsa isa = CpuIsa::kBaseline;
   // Elements per SIMD vector (CPU) or per global access (CUDA).
   int lanes = 1;
   // Vectors per register tile: rows x columns of the output (forward, grad_input) or of the kernel
@@ -142,9 +147,6 @@ struct DepthwiseConv2dPlan {
   int64_t flops = 0;
   const char* reason = "";
 };
-
-// Instruction sets of the CPU kernels, in ascending order.
-enum class CpuIsa : int { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
 
 // Bytes that any implementation has to move and FLOPs that it has to do.
 int64_t compulsory_bytes(const DepthwiseConv2dProblem& problem);

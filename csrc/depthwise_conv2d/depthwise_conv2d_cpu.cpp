@@ -153,7 +153,7 @@ const CpuKernels& cpu_kernels(CpuIsa isa) {
   return cpu_kernels_baseline();
 }
 
-bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan, CpuIsa isa,
+bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan,
                  const StencilTensors& tensors, Parallel parallel, const StencilHooks& hooks) {
   const Strides4 &from = tensors.source_strides, &to = tensors.output_strides;
   if ((plan.kernel == Kernel::kCpuDirectChannels && (tensors.grad || from.c != 1 || to.c != 1)) ||
@@ -161,7 +161,7 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
     // Tensors of different layouts, or a third one.
     DepthwiseConv2dProblem other = p;
     other.layout = Layout::kStrided;
-    return stencil_cpu(other, plan_depthwise_conv2d(other, plan.backend, isa), isa, tensors,
+    return stencil_cpu(other, plan_depthwise_conv2d(other, plan.backend, plan.isa), tensors,
                        parallel, hooks);
   }
   const bool gradient = p.pass == Pass::kGradInput;
@@ -247,7 +247,7 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
   void* workspace = plan.workspace ? std::malloc(static_cast<size_t>(plan.workspace)) : nullptr;
   if (plan.workspace && !workspace) return false;
   task.sums = static_cast<double*>(workspace);
-  const CpuKernels& kernels = cpu_kernels(isa);
+  const CpuKernels& kernels = cpu_kernels(plan.isa);
   const bool done = run_units(plan, parallel, [&](int64_t begin, int64_t end, void* scratch) {
     kernels.stencil(task, p.dtype, begin, end, scratch);
   });
@@ -260,7 +260,7 @@ bool stencil_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& pla
   return done;
 }
 
-bool weight_grad_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan, CpuIsa isa,
+bool weight_grad_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan& plan,
                      const WeightGradTensors& tensors, Parallel parallel) {
   const Strides4 &from = tensors.input_strides, &grad = tensors.grad_strides;
   if ((plan.kernel == Kernel::kCpuDirectChannels && (from.c != 1 || grad.c != 1)) ||
@@ -268,7 +268,7 @@ bool weight_grad_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan&
     // Tensors of different layouts, or a third one.
     DepthwiseConv2dProblem other = p;
     other.layout = Layout::kStrided;
-    return weight_grad_cpu(other, plan_depthwise_conv2d(other, plan.backend, isa), isa, tensors,
+    return weight_grad_cpu(other, plan_depthwise_conv2d(other, plan.backend, plan.isa), tensors,
                            parallel);
   }
   WeightGradTask task;
@@ -285,7 +285,7 @@ bool weight_grad_cpu(const DepthwiseConv2dProblem& p, const DepthwiseConv2dPlan&
   void* workspace = plan.workspace ? std::malloc(static_cast<size_t>(plan.workspace)) : nullptr;
   if (plan.workspace && !workspace) return false;
   task.workspace = workspace;
-  const CpuKernels& kernels = cpu_kernels(isa);
+  const CpuKernels& kernels = cpu_kernels(plan.isa);
   const bool done = run_units(plan, parallel, [&](int64_t begin, int64_t end, void* scratch) {
     kernels.weight_grad(task, begin, end, scratch);
   });

@@ -195,7 +195,7 @@ struct StencilHooks {
 // Both drivers return false if scratch memory could not be allocated.
 // problem.pass says which: kForward (with `grad` set: grad * activation'(forward)) or kGradInput
 // (source is grad_output, output is grad_input).
-bool stencil_cpu(const DepthwiseConv2dProblem& problem, const DepthwiseConv2dPlan& plan, CpuIsa isa,
+bool stencil_cpu(const DepthwiseConv2dProblem& problem, const DepthwiseConv2dPlan& plan,
                  const StencilTensors& tensors, Parallel parallel, const StencilHooks& hooks = {});
 
 struct WeightGradTensors {
@@ -208,6 +208,6 @@ struct WeightGradTensors {
 };
 
 bool weight_grad_cpu(const DepthwiseConv2dProblem& problem, const DepthwiseConv2dPlan& plan,
-                     CpuIsa isa, const WeightGradTensors& tensors, Parallel parallel);
+                     const WeightGradTensors& tensors, Parallel parallel);
 
 }  // namespace effkern

@@ -58,7 +58,7 @@ FusedResults run_depthwise_conv2d_fused(const Tensor& input, const Tensor& weigh
   StencilTensors tensors{x.data(), x.strides4(), w.data(), w.strides4(),     nullptr,
                          0,        nullptr,      {},       y.mutable_data(), y.strides4()};
   read_per_channel(bias, &tensors.bias, &tensors.bias_stride);
-  check_memory(kName, stencil_cpu(p, plan, cpu_isa(), tensors, kParallel, hooks));
+  check_memory(kName, stencil_cpu(p, plan, tensors, kParallel, hooks));
   return {output, sum, sum_of_squares};
 }
 

@@ -73,7 +73,7 @@ Tensor run_forward(const char* op, const Tensor* grad, const Tensor& input, cons
   if (b) tensors.bias = b->data(), tensors.bias_stride = b->strides[0];
   if (g) tensors.grad = g->data(), tensors.grad_strides = g->strides4();
   if (on_cpu) {
-    check_memory(op, stencil_cpu(p, plan, cpu_isa(), tensors, kParallel));
+    check_memory(op, stencil_cpu(p, plan, tensors, kParallel));
   } else {
     cuda_forward(op, p, x, weight, bias, tensors);
   }
@@ -121,7 +121,7 @@ Gradients run_depthwise_conv2d_backward(const Tensor& grad_output, const Tensor&
         g.data(), g.strides4(), w.data(), w.strides4(),      nullptr,
         0,        nullptr,      {},       dx.mutable_data(), dx.strides4()};
     if (on_cpu) {
-      check_memory(op, stencil_cpu(p, plan, isa, tensors, kParallel));
+      check_memory(op, stencil_cpu(p, plan, tensors, kParallel));
     } else {
       cuda_grad_input(op, p, x, weight, tensors);
     }
@@ -136,7 +136,7 @@ Gradients run_depthwise_conv2d_backward(const Tensor& grad_output, const Tensor&
                                     needs[1] ? dw.mutable_data() : nullptr,
                                     needs[2] ? db.mutable_data() : nullptr};
     if (on_cpu) {
-      check_memory(op, weight_grad_cpu(p, plan, isa, tensors, kParallel));
+      check_memory(op, weight_grad_cpu(p, plan, tensors, kParallel));
     } else {
       cuda_grad_weight(op, p, x, tensors);
     }

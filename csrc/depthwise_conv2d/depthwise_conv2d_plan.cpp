@@ -207,6 +207,14 @@ bool fits_direct_rows(const DepthwiseConv2dProblem& p, CpuIsa isa, int lanes) {
          std::max({p.width, p.out_width(), p.pad_left, p.pad_right}) < kMax;
 }
 
+// Zen 4 computes 64 bytes in two halves: lanes beside the image cost as much as those in it, and
+// vectors of 32 bytes leave fewer of them (7, 19 and 56 pixels; not 14, 28 and 112).
+bool fills_narrow_vectors_better(const DepthwiseConv2dProblem& p) {
+  if (!fits_direct_rows(p, CpuIsa::kAvx2, 8)) return false;
+  const int64_t width = p.pass == Pass::kGradInput ? p.width : p.out_width();
+  return !fits_direct_rows(p, CpuIsa::kAvx512, 16) || 2 * ceil_div(width, 16) > ceil_div(width, 8);
+}
+
 void plan_direct_rows(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan) {
   const bool gradient = p.pass == Pass::kGradInput;
   const int64_t rows = gradient ? p.height : p.out_height();
@@ -332,7 +340,9 @@ void plan_direct_wgrad(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* pla
 // on two strided input gradients, before these had a kernel of their own.
 DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan,
                              CpuIsa isa) {
+  if (isa == CpuIsa::kAvx512 && fills_narrow_vectors_better(p)) isa = CpuIsa::kAvx2;
   const int64_t accumulator = p.dtype == DType::kFloat64 ? 8 : 4;
+  plan.isa = isa;
   plan.lanes = static_cast<int>(vector_bytes(isa) / accumulator);
   const int64_t wide = p.pass == Pass::kGradInput ? p.in_channels : p.out_channels;
   // With less than half of the lanes filled, pixels fill them better.

@@ -26,8 +26,8 @@ void run(Parallel parallel, int64_t count, int64_t grain, const Body& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-bool normalize(LayerNormTask& task, const LayerNormKernels& kernels, CpuIsa isa,
-               StencilTensors& tensors, Parallel parallel) {
+bool normalize(LayerNormTask& task, const LayerNormKernels& kernels, StencilTensors& tensors,
+               Parallel parallel) {
   const DepthwiseConv2dLayerNormPlan& plan = task.plan;
   StencilHooks hooks;
   BlockHooks blocks = kernels.hooks;
@@ -40,7 +40,7 @@ bool normalize(LayerNormTask& task, const LayerNormKernels& kernels, CpuIsa isa,
     tensors.source_strides = {0, 1, width * channels, channels};
     tensors.output_strides = {0, 1, plan.problem.out_width() * channels, channels};
   }
-  if (!stencil_cpu(plan.problem, plan.convolution, isa, tensors, parallel, hooks)) return false;
+  if (!stencil_cpu(plan.problem, plan.convolution, tensors, parallel, hooks)) return false;
   if (!plan.one_pass) {
     const bool channels_last = tensors.output_strides.c == 1 && task.channels > 1;
     run(parallel, plan.units, 1,
@@ -54,7 +54,7 @@ bool normalize(LayerNormTask& task, const LayerNormKernels& kernels, CpuIsa isa,
 bool layer_norm_cpu(LayerNormTask task, CpuIsa isa, StencilTensors tensors, Parallel parallel) {
   task.grad_output = nullptr;
   const LayerNormKernels& kernels = layer_norm_kernels(isa, task.dtype, task.plan.widens);
-  return normalize(task, kernels, isa, tensors, parallel);
+  return normalize(task, kernels, tensors, parallel);
 }
 
 bool layer_norm_backward_cpu(LayerNormTask task, CpuIsa isa, StencilTensors tensors,
@@ -64,7 +64,7 @@ bool layer_norm_backward_cpu(LayerNormTask task, CpuIsa isa, StencilTensors tens
   task.partial = std::malloc(static_cast<size_t>(task.plan.units * 2 * task.channels * element));
   if (!task.partial) return false;
   const LayerNormKernels& kernels = layer_norm_kernels(isa, task.dtype, task.plan.widens);
-  const bool done = normalize(task, kernels, isa, tensors, parallel);
+  const bool done = normalize(task, kernels, tensors, parallel);
   if (done) {
     run(parallel, task.channels, 256, [&](int64_t begin, int64_t end) {
       kernels.reduce(task, grad_weight, grad_bias, begin, end);

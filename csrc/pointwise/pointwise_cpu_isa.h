@@ -172,7 +172,9 @@ void pointwise_tile(const float* rows, int64_t pitch, const float* panel, int64_
     const Out* added = e.residual ? e.residual + pixel * e.residual_stride : nullptr;
     for (int m = 0; m < M; ++m) {
       for (int v = 0; v < V; ++v) {
-        const int64_t at = v * kLane, n = e.channels - at;
+        // Of a last panel, a vector of channels may have none.
+        const int64_t at = v * kLane, left = e.channels - at;
+        const int64_t n = left < 0 ? 0 : left;
         Vec<float> x = activate(tile[m][v]);
         if (added) x += load_upto(added + at, n);
         store_upto(out + at, x, n);

@@ -69,9 +69,11 @@ def test_infinities_at_borders_reach_their_own_sums_only(dtype, layout, stride, 
         input = input.contiguous(memory_format=FORMATS[layout])
         weight = torch.rand(35, 1, kernel, kernel).to(dtype) + 0.5
         results = []
-        for function in (depthwise_conv2d, reference):
-            leaf = weight.clone().requires_grad_()
-            output = function(input, leaf, stride=stride, padding=kernel // 2)
+        # In float64: with AVX-512 torch's weight gradient in bfloat16 multiplies the infinity with
+        # the zeros beside the image.
+        for function, as_dtype in ((depthwise_conv2d, dtype), (reference, torch.float64)):
+            leaf = weight.to(as_dtype).requires_grad_()
+            output = function(input.to(as_dtype), leaf, stride=stride, padding=kernel // 2)
             (grad_weight,) = torch.autograd.grad(output, leaf, torch.ones_like(output))
             results.append((output.isfinite(), grad_weight.isfinite()))
         for actual, expected in zip(*results, strict=True):
