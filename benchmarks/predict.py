@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from .problem import LAYOUTS, PASSES, Problem
 from .workloads import Layer
 
 _CALLS = {"cuda": cuda_calls, "triton": triton_calls}
+# Of a kernel that a quick run follows, instead of MOST_STEPS.
+_QUICK_STEPS = 3000
 UNITS = {
     "*_us": "microseconds",
     "over_floor": "time_us / floor_us; the floor: operands and result once, at the copy's rate",
@@ -74,6 +77,11 @@ class Options:
             set(getattr(self, name)) >= set(getattr(default, name)) for name in names
         )
 
+    @property
+    def calls(self) -> dict[str, Any]:
+        quick = partial(cuda_calls, most_steps=_QUICK_STEPS)
+        return _CALLS | ({"cuda": quick} if self.quick else {})
+
     def layers(self) -> dict[Layer, dict[str, int]]:
         """The layers and the models they occur in; a quick run takes one of each class, and none
         whose loops over a large kernel take seconds to follow."""
@@ -100,7 +108,7 @@ def cell(problem: Problem, layout: str, kernels: str, options: Options) -> dict[
         "batch": problem.batch, "layout": layout, "kernels": kernels, "failure": None,
     }  # fmt: skip
     try:
-        facts, batch = _CALLS[kernels](problem, layout, options.capability)
+        facts, batch = options.calls[kernels](problem, layout, options.capability)
     except RuntimeError as error:
         return row | {"failure": f"{type(error).__name__}: {error}"}
     found = predict(problem, facts, options.ceilings)

@@ -23,7 +23,7 @@ from .problem import DTYPES, LAYOUTS, Problem
 LIBRARY = Path(effkern.__file__).with_name("libeffkern_ops.so")
 # More than kernels take that loop over the rows of a tile, or over images on tensor cores; less
 # than those that loop over the taps of a large kernel.
-_MOST_STEPS = 20_000
+MOST_STEPS = 20_000
 _BASELINES = Path(__file__).parents[1] / "tests" / "compile" / "baselines"
 # By fingerprint.
 _compiled: dict[str, triton_gate.Facts] = {}
@@ -60,11 +60,13 @@ def _cuda(problem: Problem, layout: str, capability: int, **limits: int) -> list
     return [cuda_facts(launch, LIBRARY, capability, **limits) for launch in launches]
 
 
-def cuda_calls(problem: Problem, layout: str, capability: int) -> tuple[list[LaunchFacts], int]:
+def cuda_calls(
+    problem: Problem, layout: str, capability: int, most_steps: int = MOST_STEPS
+) -> tuple[list[LaunchFacts], int]:
     """The launches of backend cuda, and the batch that they were looked at with: 1 where a kernel
     takes too long to be run, whose work grows in proportion to the batch."""
     try:
-        return _cuda(problem, layout, capability, most_steps=_MOST_STEPS), problem.batch
+        return _cuda(problem, layout, capability, most_steps=most_steps), problem.batch
     except TooLongError:
         found = _cuda(replace(problem, batch=1), layout, capability)
         return [facts.scaled(problem.batch) for facts in found], 1

@@ -24,6 +24,8 @@ _DEVICES = {
 _REQUIRE = "EFFKERN_REQUIRE_BACKENDS"
 # Run every value of each parameter, not every combination.
 _SLOW = ("triton_interpreted",)
+# Run every pair of values in continuous integration.
+_SLOW_IN_CI = ("cuda_emulated",)
 
 hypothesis.settings.register_profile("default", deadline=None)
 # Continuous integration draws the same problems each time: a change does not fail for another's
@@ -97,15 +99,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("backend", names, indirect=True)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slow = [
+def _of_backends(items: list[pytest.Item], names: tuple[str, ...]) -> list[pytest.Item]:
+    return [
         item
         for item in items
         if isinstance(item, pytest.Function)
         and hasattr(item, "callspec")
-        and item.callspec.params.get("backend") in _SLOW
+        and item.callspec.params.get("backend") in names
     ]
-    dropped = set(thinned(slow)[1])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    dropped = set(thinned(_of_backends(items, _SLOW))[1])
+    if os.environ.get("CI"):
+        dropped |= set(thinned(_of_backends(items, _SLOW_IN_CI), pairs=True)[1])
     if dropped:
         config.hook.pytest_deselected(items=list(dropped))
         items[:] = [item for item in items if item not in dropped]

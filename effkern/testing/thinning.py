@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 from .problems import DepthwiseConv2dCase
@@ -36,14 +37,17 @@ def _size(item: Any) -> int:
     return max((tile_taps(v) for v in values if isinstance(v, DepthwiseConv2dCase)), default=0)
 
 
-def thinned(items: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Splits parametrised pytest items of slow backends: those to run, those to leave out."""
+def thinned(items: Sequence[Any], pairs: bool = False) -> tuple[list[Any], list[Any]]:
+    """Splits parametrised pytest items of slow backends: those to run, those to leave out; `pairs`:
+    every pair of values occurs, and no case is too large."""
     kept, dropped = [], []
-    seen: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    seen: dict[tuple[str, str], set[Any]] = {}
     for item in sorted(items, key=lambda item: (_size(item), zlib.crc32(item.nodeid.encode()))):
-        values = {(name, repr(value)) for name, value in item.callspec.params.items()}
+        values: set[Any] = {(name, repr(value)) for name, value in item.callspec.params.items()}
+        if pairs:
+            values = set(combinations(sorted(values), 2)) or values
         covered = seen.setdefault((str(item.path), item.originalname), set())
-        if _size(item) <= MOST_TILE_TAPS and not values <= covered:
+        if (pairs or _size(item) <= MOST_TILE_TAPS) and not values <= covered:
             covered |= values
             kept.append(item)
         else:

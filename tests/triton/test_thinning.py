@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 from types import SimpleNamespace
 
 from effkern.testing.problems import DEPTHWISE_CONV2D_CASES, LAYOUTS
@@ -36,6 +36,19 @@ def test_every_value_occurs():
     assert values(kept, "case") == small
     assert values(kept, "layout") == set(LAYOUTS)
     assert values(kept, "dtype") == set(DTYPES)
+
+
+def test_every_pair_of_values_occurs():
+    everything = list(items())
+    kept, dropped = thinned(everything, pairs=True)
+    assert len(kept) + len(dropped) == len(everything)
+    assert len(kept) < 0.6 * len(everything)
+    for names in combinations(("case", "layout", "dtype"), 2):
+        found, wanted = (
+            {tuple(item.callspec.params[name] for name in names) for item in some}
+            for some in (kept, everything)
+        )
+        assert found == wanted
 
 
 def test_each_test_is_thinned_by_itself():
