@@ -1,4 +1,5 @@
-// effkern._C: the planner, build facts and CPU features, without torch.
+// effkern._C: the planner, build facts, CPU features and the lean path of eager calls, without
+// torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -9,6 +10,7 @@
 #include "common/cpu_ceilings.h"
 #include "common/cpu_isa.h"
 #include "depthwise_conv2d/depthwise_conv2d.h"
+#include "depthwise_conv2d/depthwise_conv2d_eager_module.h"
 #include "depthwise_conv2d_layer_norm/depthwise_conv2d_layer_norm.h"
 #include "effkern_build_info.h"
 #include "fused_mbconv/fused_mbconv.h"
@@ -268,6 +270,7 @@ PYBIND11_MODULE(_C, m) {
   bind_plan(m);
   bind_fused_mbconv(m);
   bind_ceilings(m);
+  if (add_eager_functions(m.ptr()) != 0) throw py::error_already_set();
   m.def("build_info", &build_info);
   m.def("cpu_features", &cpu_features);
   m.def(

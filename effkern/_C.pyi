@@ -1,4 +1,6 @@
-# Built from csrc/module.cpp; absent until then.
+# Built from csrc/module.cpp and what else of csrc ends in _module.cpp; absent until then.
+
+from typing import Any
 
 class DepthwiseConv2dProblem:
     """What to compute; ValueError for sizes that no call can have."""
@@ -176,3 +178,27 @@ class Rate:
 
 def measure_fma_peak(threads: int, seconds: float) -> Rate: ...
 def measure_copy_bandwidth(bytes: int, threads: int, seconds: float, streaming: bool) -> Rate: ...
+def configure_eager(needed: dict[str, Any], /) -> bool: ...
+def eager_forward(
+    input: object,
+    weight: object,
+    bias: object,
+    stride: object,
+    padding: object,
+    dilation: object,
+    activation: object,
+    backend: int,
+    /,
+) -> Any: ...
+def eager_forward_resolved(
+    input: object, weight: object, bias: object, params: tuple[int, ...], backend: int, /
+) -> Any: ...
+def eager_backward(
+    grad_output: object,
+    input: object,
+    weight: object,
+    geometry: tuple[int, ...],
+    needs: tuple[bool, bool, bool],
+    backend: int,
+    /,
+) -> Any: ...

@@ -182,7 +182,7 @@ def find_sources(csrc: Path, machine: str, with_cuda: bool) -> list[Source]:
         isa = re.search(r"_cpu_([a-z0-9]+)$", path.stem)
         if path.stem.endswith("_emu") or (csrc / "emulation") in path.parents:
             continue
-        if path == csrc / "module.cpp":
+        if path == csrc / "module.cpp" or path.stem.endswith("_module"):
             sources.append(Source(path, "module"))
         elif isa is None:
             shared = path.stem.endswith("_plan") or path.parent == csrc / "common"

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "common/checks.h"
+#include "common/memory_format.h"
 #include "depthwise_conv2d/depthwise_conv2d.h"
 
 namespace effkern {
@@ -54,19 +55,7 @@ struct TensorView {
     return text + (dim == 1 ? ",)" : ")");
   }
 
-  // As at::Tensor::suggest_memory_format decides it, so that outputs agree with torch's.
-  bool is_channels_last() const {
-    if (dim != 4 || strides[1] == 0) return false;
-    int64_t least = 0;
-    for (int d : {1, 3, 2, 0}) {
-      if (sizes[d] == 0 || strides[d] < least) return false;
-      // Strides of a contiguous (N, 1, H, W) or (N, C, 1, 1) do not tell: it stays contiguous.
-      if (d == 0 && least == strides[1]) return false;
-      least = strides[d];
-      if (sizes[d] > 1) least *= sizes[d];
-    }
-    return true;
-  }
+  bool is_channels_last() const { return dim == 4 && effkern::is_channels_last(sizes, strides); }
 };
 
 // A fresh tensor like `like` (dtype, device) in one of the two dense formats.

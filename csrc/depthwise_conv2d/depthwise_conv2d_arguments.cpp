@@ -71,13 +71,6 @@ void check_axis(const char* op, const char* axis, int64_t size, int64_t kernel, 
                 size + before + after, ", got ", extent, " (with dilation ", dilation, ")");
 }
 
-Layout layout_of(const TensorView& input) {
-  if (input.is_channels_last()) return Layout::kChannelsLast;
-  const Strides4 s = input.strides4();
-  if (s.w == 1 || input.sizes[3] == 1) return Layout::kContiguous;
-  return s.c == 1 ? Layout::kChannelsLast : Layout::kStrided;
-}
-
 }  // namespace
 
 DepthwiseConv2dProblem check_arguments(const char* op, Pass pass, const TensorView& input,
@@ -135,7 +128,7 @@ DepthwiseConv2dProblem check_arguments(const char* op, Pass pass, const TensorVi
                 kNumActivations - 1, ", got ", activation);
   p.has_bias = bias != nullptr;
   p.activation = static_cast<Activation>(activation);
-  p.layout = layout_of(input);
+  p.layout = layout_of(input.sizes, input.strides);
   return p;
 }
 

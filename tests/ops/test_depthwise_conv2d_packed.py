@@ -55,7 +55,8 @@ def test_other_backends_are_not_packed(name):
 def test_forward_is_the_wide_operator(activation):
     input, weight, bias = tensors()
     for optional in (bias, None):
-        actual = eager.forward(input, weight, optional, (*GEOMETRY, activation), 1)
+        call = eager.pack(GEOMETRY, activation, BACKENDS["cpu"])
+        actual = eager._packed_forward(input, weight, optional, call)
         wanted = WIDE.lean_forward(input, weight, optional, *GEOMETRY, activation, 1)
         assert torch.equal(actual, wanted)
 
@@ -74,7 +75,9 @@ def test_each_integer_arrives(position):
 def test_backward_is_the_wide_operator(needs):
     input, weight, bias = tensors()
     grad = WIDE.lean_forward(input, weight, bias, *GEOMETRY, 0, 1)
-    actual = eager.backward(grad, input, weight, GEOMETRY, needs, 1)
+    actual = eager._packed_backward(
+        grad, input, weight, eager._pack_backward(GEOMETRY, needs, BACKENDS["cpu"])
+    )
     wanted = WIDE.lean_backward(grad, input, weight, *GEOMETRY, *needs, 1)
     for name, got, right in zip(("input", "weight", "bias"), actual, wanted, strict=True):
         assert torch.equal(got, right), name

@@ -21,6 +21,14 @@ if _library.available():
     from .operators import BY_BACKEND
 
     registration.register()
+    _lean_forward = eager.lean_forward
+    _lean_forward_resolved = eager.lean_forward_resolved
+else:
+
+    def _lean_forward(*arguments: Any) -> None:
+        return None
+
+    _lean_forward_resolved = _lean_forward
 
 _NAME = "effkern.depthwise_conv2d"
 _AUTO = registry.BACKENDS["auto"]
@@ -84,6 +92,11 @@ def depthwise_conv2d(
     packing of the CPU kernels are described in docs/ops/depthwise_conv2d.md.
     """
     if not _is_compiling():
+        output = _lean_forward(
+            input, weight, bias, stride, padding, dilation, activation, registry.selected
+        )
+        if output is not None:
+            return output
         plain = resolve_plain(stride, padding, dilation, activation)
         if plain is not None:
             return _run_eagerly(input, weight, bias, plain)
@@ -99,7 +112,8 @@ def run(input: Tensor, weight: Tensor, bias: Tensor | None, params: Params) -> T
     """depthwise_conv2d with arguments already resolved: what modules call."""
     if _is_compiling():
         return _traced(input, weight, bias, params, registry.selected)
-    return _run_eagerly(input, weight, bias, params)
+    output = _lean_forward_resolved(input, weight, bias, params, registry.selected)
+    return _run_eagerly(input, weight, bias, params) if output is None else output
 
 
 def _run_eagerly(input: Tensor, weight: Tensor, bias: Tensor | None, params: Params) -> Tensor:

@@ -26,7 +26,9 @@ class Forward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, input, weight, bias, params, backend):
-        output = eager.forward(input, weight, bias, params, backend)
+        output = eager.lean_forward_resolved(input, weight, bias, params, backend)
+        if output is None:
+            output = eager.forward(input, weight, bias, params, backend)
         ctx.args = params, backend, bias is not None
         activation = params[8]
         if not activation:
