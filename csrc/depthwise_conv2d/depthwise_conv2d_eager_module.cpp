@@ -32,7 +32,7 @@ bool take_sizes(const View& x, const View& w, const View* bias, DepthwiseConv2dP
   return numel < kMostNumel && 1.0 * image[0] * image[1] * image[2] * image[3] < kMostNumel;
 }
 
-// torch.empty_strided, which is the fastest to call; in one of the dense formats.
+// Fresh memory in one of the dense formats.
 PyObject* new_tensor(const int64_t* sizes, int dims, DType dtype, bool channels_last, View* view) {
   constexpr int kContiguous[] = {3, 2, 1, 0}, kChannelsLast[] = {1, 3, 2, 0};
   PyObject *shape = PyTuple_New(dims), *strides = PyTuple_New(dims), *tensor = nullptr;
@@ -44,12 +44,12 @@ PyObject* new_tensor(const int64_t* sizes, int dims, DType dtype, bool channels_
       PyTuple_SET_ITEM(strides, d, PyLong_FromLongLong(stride));
       stride *= sizes[d];
     }
-    PyObject* arguments[] = {shape, strides, dtypes[static_cast<int>(dtype)], device};
-    tensor = PyObject_Vectorcall(empty_strided, arguments, 2, keywords);
+    PyObject* arguments[] = {shape, strides, dtypes[static_cast<int>(dtype)]};
+    tensor = PyObject_Vectorcall(empty_strided, arguments, 3, nullptr);
   }
   Py_XDECREF(shape);
   Py_XDECREF(strides);
-  if (tensor && !view->read(tensor, dims)) Py_CLEAR(tensor);
+  if (tensor && !view->read_memory(tensor, dims)) Py_CLEAR(tensor);
   return tensor;
 }
 
@@ -206,7 +206,6 @@ PyObject* configure(PyObject*, PyObject* dict) {
                  {"tensor", &tensor_type},
                  {"parameter", &parameter_type},
                  {"empty_strided", &empty_strided},
-                 {"device", &device},
                  {"in_functorch", &in_functorch},
                  {"dispatch_modes", &dispatch_modes},
                  {"function_modes", &function_modes},
@@ -232,9 +231,7 @@ PyObject* configure(PyObject*, PyObject* dict) {
   name_level = PyUnicode_InternFromString("_current_level");
   name_profiling = PyUnicode_InternFromString("_is_profiler_enabled");
   name_requires_grad = PyUnicode_InternFromString("requires_grad");
-  name_cpu = PyUnicode_InternFromString("cpu");
   name_is_neg = PyUnicode_InternFromString("is_neg");
-  keywords = Py_BuildValue("(ss)", "dtype", "device");
   const auto* api =
       static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
   const auto* pointer = reinterpret_cast<const EagerKernels*>(PyLong_AsVoidPtr(address));

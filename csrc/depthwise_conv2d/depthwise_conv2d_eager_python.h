@@ -22,12 +22,12 @@ const dlpack::ExchangeApi* exchange = nullptr;
 CpuIsa isa = CpuIsa::kBaseline;
 
 // Of the dict that configure() was given; all of them live as long as the process.
-PyObject *tensor_type, *parameter_type, *empty_strided, *dtypes[4], *device;
+PyObject *tensor_type, *parameter_type, *empty_strided, *dtypes[4];
 PyObject *in_functorch, *dispatch_modes, *function_modes, *tracing_state;
 PyObject *autocast_enabled, *grad_enabled;
 // Module dictionaries, and names looked up in them.
 PyObject *forward_ad, *profiler;
-PyObject *name_level, *name_profiling, *name_requires_grad, *name_is_neg, *name_cpu, *keywords;
+PyObject *name_level, *name_profiling, *name_requires_grad, *name_is_neg;
 
 bool is_plain_tensor(PyObject* object) {
   PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
@@ -68,7 +68,7 @@ bool is_plain_call(PyObject* const* tensors, int count) {
   if (!level || !PyLong_CheckExact(level) || PyLong_AsLong(level) >= 0 || profiling != Py_False) {
     return PyErr_Clear(), false;
   }
-  return answers(PyObject_CallOneArg(autocast_enabled, name_cpu), Py_False) &&
+  return answers(PyObject_CallNoArgs(autocast_enabled), Py_False) &&
          answers(PyObject_CallNoArgs(in_functorch), Py_False) &&
          answers(PyObject_CallNoArgs(tracing_state), Py_None) &&
          is_zero(PyObject_CallNoArgs(dispatch_modes)) &&
@@ -89,9 +89,12 @@ struct View {
   dlpack::Tensor t;
   DType dtype;
 
+  // Memory says nothing of a lazy negation (the imaginary part of a conjugate).
   bool read(PyObject* object, int dims) {
-    // Memory says nothing of a lazy negation (the imaginary part of a conjugate).
-    if (!answers(PyObject_CallMethodNoArgs(object, name_is_neg), Py_False)) return false;
+    return answers(PyObject_CallMethodNoArgs(object, name_is_neg), Py_False) &&
+           read_memory(object, dims);
+  }
+  bool read_memory(PyObject* object, int dims) {
     if (exchange->tensor_from_py_object(object, &t) != 0) return PyErr_Clear(), false;
     if (t.device_type != dlpack::kCpu || t.ndim != dims || !to_dtype(t, &dtype)) return false;
     if (!t.data || !t.shape || !t.strides) return false;
