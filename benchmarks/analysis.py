@@ -12,7 +12,7 @@ from .contenders import LABELS
 
 PROBLEM = ["dtype", "batch", "pass", "kind", "layer"]
 TORCH = ["torch", "torch_channels_last"]
-PASS_ORDER = {"fwd": 0, "dgrad": 1, "wgrad": 2}
+PASS_ORDER = {"fwd": 0, "dgrad": 1, "wgrad": 2, "fwd_bwd": 3}
 
 
 def geomean(values: pd.Series) -> float:

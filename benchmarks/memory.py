@@ -77,6 +77,14 @@ def _resident(step: Callable[[], Any]) -> int | None:
         return None
 
 
+def peaks(step: Callable[[], Any], device: str) -> dict[str, int | None]:
+    """Of a call, after one that is not counted; bytes."""
+    step()
+    allocated = (_allocated_cuda if device == "cuda" else _allocated_cpu)(step)
+    resident = _resident(step) if device == "cpu" else None
+    return {"allocated_peak_bytes": allocated, "resident_peak_bytes": resident}
+
+
 def measure(
     contender: Contender, layer: Layer, dtype: str, batch: int, device: str
 ) -> dict[str, Any]:
@@ -85,15 +93,12 @@ def measure(
     tensors = random_tensors(problem).to(contender.layout)
     step = _training_step(contender, problem, tensors)
     with contender.context():
-        step()
-        allocated = (_allocated_cuda if device == "cuda" else _allocated_cpu)(step)
-        resident = _resident(step) if device == "cpu" else None
+        found = peaks(step, device)
     return {
         "layer": layer.name,
         "contender": contender.name,
         "dtype": dtype,
         "batch": batch,
         "operand_bytes": replace(problem, pass_="wgrad").bytes,
-        "allocated_peak_bytes": allocated,
-        "resident_peak_bytes": resident,
+        **found,
     }

@@ -9,8 +9,9 @@ import pandas as pd
 from .. import analysis, comparisons
 from ..contenders import LABELS
 from .setting import publication_note
+from .style import PASS_TITLES
 
-_PASSES = {"fwd": "Forward", "dgrad": "Input gradient", "wgrad": "Weight gradient"}
+_PASSES = {pass_: title.capitalize() for pass_, title in PASS_TITLES.items()}
 
 
 def warnings(results: dict[str, Any]) -> list[str]:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-PASS_TITLES = {"fwd": "forward", "dgrad": "input gradient", "wgrad": "weight gradient"}
+PASS_TITLES = {
+    "fwd": "forward",
+    "dgrad": "input gradient",
+    "wgrad": "weight gradient",
+    "fwd_bwd": "forward and backward",
+}
 # Okabe and Ito's palette, which colour-blind readers can tell apart: (colour, marker).
 STYLES = {
     "torch": ("#E69F00", "v"),

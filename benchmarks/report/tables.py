@@ -9,6 +9,7 @@ import pandas as pd
 from .. import analysis
 from ..contenders import LABELS
 from . import comparison_tables
+from .style import PASS_TITLES
 from .table import Table, from_frame, varying
 
 
@@ -46,7 +47,9 @@ def build(results: dict[str, Any]) -> list[Table]:
         ),
     ]  # fmt: skip
     if results["kind"] == "micro":
-        tables += [_overhead(results), _memory(results)]
+        tables += [_overhead(results)]
+    if results["memory"]:
+        tables += [_memory(results)]
     for pass_ in sorted(set(cells["pass"]), key=analysis.PASS_ORDER.__getitem__):
         times = analysis.by_layer(cells[cells["pass"] == pass_], "median_us")
         floors = cells.drop_duplicates(analysis.PROBLEM).set_index(analysis.PROBLEM)["floor_us"]
@@ -90,9 +93,13 @@ def _memory(results: dict[str, Any]) -> Table:
     rows["contender"] = rows["contender"].map(LABELS)
     for kind in ("allocated", "resident"):
         rows[f"{kind} MiB"] = rows[f"{kind}_peak_bytes"].astype(float) / 2**20
+    if "pass" not in rows:
+        rows["pass"] = "fwd_bwd"
+    rows["pass"] = rows["pass"].map(PASS_TITLES)
+    labels = ["layer", *varying(rows, ["batch", "pass"]), "contender"]
     return from_frame(
-        "Peak memory of forward + backward beyond the operands, MiB",
-        rows[["layer", "contender", "allocated MiB", "resident MiB"]], ["layer", "contender"],
+        f"Peak memory of {' and of '.join(rows['pass'].unique())} beyond the operands, MiB",
+        rows[[*labels, "allocated MiB", "resident MiB"]], labels,
         note="allocated: torch's allocations; resident: all pages touched, libraries' scratch "
         "included, in steps of about 0.1 MiB. The largest layer of each class.",
     )  # fmt: skip

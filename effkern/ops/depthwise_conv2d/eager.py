@@ -42,12 +42,10 @@ _Lean = Callable[..., Any]
 def _empty_strided() -> Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]:
     """Of (size, stride, dtype): what the code that Inductor generates calls, in half of the time of
     torch.empty_strided."""
-    try:
-        return torch._C._dynamo.guards._empty_strided_cpu
-    except AttributeError:
-        return lambda size, stride, dtype: torch.empty_strided(
-            size, stride, dtype=dtype, device="cpu"
-        )
+    fast = getattr(torch._C._dynamo.guards, "_empty_strided_cpu", None)
+    if fast is not None:
+        return fast
+    return lambda size, stride, dtype: torch.empty_strided(size, stride, dtype=dtype, device="cpu")
 
 
 def _lean_functions() -> tuple[_Lean, _Lean, _Lean]:
