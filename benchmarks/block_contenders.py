@@ -45,7 +45,7 @@ class Contender:
     close: Callable[[], None] = lambda: None
 
 
-def _in_layout(module: nn.Module, input: Tensor, layout: str) -> Call:
+def in_layout(module: nn.Module, input: Tensor, layout: str) -> partial[Tensor]:
     memory_format = getattr(
         torch, "contiguous_format" if layout == "contiguous" else "channels_last"
     )
@@ -54,21 +54,21 @@ def _in_layout(module: nn.Module, input: Tensor, layout: str) -> Call:
 
 
 def _eager(layout: str, module: nn.Module, input: Tensor) -> tuple[Call, str]:
-    return _in_layout(module, input, layout), layout
+    return in_layout(module, input, layout), layout
 
 
 def _converted(layout: str, module: nn.Module, input: Tensor) -> tuple[Call, str]:
-    return _in_layout(effkern.convert(module), input, layout), layout
+    return in_layout(effkern.convert(module), input, layout), layout
 
 
 def _compiled(module: nn.Module, input: Tensor) -> tuple[Call, str]:
     """In eager PyTorch's better layout; compiled by the first call."""
     layouts = ("contiguous", "channels_last")
     with quiet():
-        times = {k: probe([_in_layout(module, input, k)]) for k in layouts}
+        times = {k: probe([in_layout(module, input, k)]) for k in layouts}
     layout = min(times, key=times.__getitem__)
     torch._dynamo.reset()
-    call = _in_layout(module, input, layout)
+    call = in_layout(module, input, layout)
     return partial(torch.compile(call.func, fullgraph=True), *call.args), layout  # type: ignore[attr-defined]
 
 
