@@ -29,6 +29,7 @@ class Stencil {
     if (!clamps || t_.grad) lo_ = -A(__builtin_inf()), hi_ = A(__builtin_inf());
     direct_ = clamps && !t_.grad && sizeof(T) == sizeof(A);
     epilogue_ = !clamps && !t_.grad;
+    dense_ = kChannels && meets_all_columns();
   }
 
   // Units: channel groups x images x row blocks.
@@ -69,6 +70,24 @@ class Stencil {
 
  private:
   static int64_t max_count(const StencilAxis& axis) { return axis.count(0); }
+  // Whether each column of the output meets each one of the image, with a tap for each distance
+  // between two of them. Narrower images have too few sums to hide the latency of their additions.
+  bool meets_all_columns() const {
+    const StencilAxis& cols = t_.cols;
+    const int64_t taps = cols.begin[1] - cols.begin[0],
+                  span = cols.max_distance - cols.min_distance;
+    return t_.rows.phases == 1 && cols.phases == 1 && cols.step == 1 && t_.planes == 1 &&
+           span == taps - 1 && cols.source_size == cols.out_size && cols.out_size >= 4 &&
+           cols.out_size <= kMaxCols && cols.out_size <= t_.plan.block_cols &&
+           -cols.min_distance >= cols.out_size - 1 && cols.max_distance >= cols.out_size - 1;
+  }
+  // The tile of a row of `width` vectors.
+  auto tile_of(int64_t width, int64_t rows) const {
+    if constexpr (kChannels) {
+      if (dense_) return kDenseTiles<A>.run[width - 1][rows - 1];
+    }
+    return kStencilTiles<A, !kChannels>.run[width - 1][rows - 1];
+  }
   int64_t row_span() const { return t_.rows.max_distance - t_.rows.min_distance; }
   int64_t row_pitch() const { return t_.cols.step * t_.plan.pitch * E; }
   StencilOutput<T> output() const { return StencilOutput<T>(t_, rows_, epilogue_); }
@@ -124,8 +143,10 @@ class Stencil {
     // So many tiles are one vector narrower than the others.
     const int64_t narrower = tiles * widest - vectors;
     const int64_t step = max_tile_rows(widest);
+    const int64_t direct_step = dense_ ? max_dense_rows(widest) : step;
     if constexpr (kChannels) {
-      if (staged_) return run_staged(n, channel, count, row0, rows, col0, cols, step, widest);
+      if (staged_)
+        return run_staged(n, channel, count, row0, rows, col0, cols, direct_step, widest);
     }
     const Strides4& s = t_.output_strides;
     // A tile may write whole vectors over the end of a row where the next row is written later.
@@ -135,7 +156,7 @@ class Stencil {
         kChannels ? count % L == 0 && s.c == 1 : dense_rows || (cols % L == 0 && s.w == 1);
     if (direct_ && whole && t_.rows.phases == 1 && t_.cols.phases == 1) {
       A* out = static_cast<A*>(t_.output) + n * s.n + channel * s.c + row0 * s.h + col0 * s.w;
-      return run_direct(out, count, row0, rows, cols, step, tiles, widest, narrower);
+      return run_direct(out, count, row0, rows, cols, direct_step, tiles, widest, narrower);
     }
     for (int64_t row = 0; row < rows; row += step) {
       int64_t v1 = 0;
@@ -172,6 +193,8 @@ class Stencil {
     args.hi = hi_;
     args.out_row = t_.output_strides.h;
     args.out_col = kChannels ? t_.output_strides.w : L;
+    args.row_taps = t_.cols.begin[1];
+    args.first_tap = -t_.cols.min_distance;
     const int64_t source_sub = t_.planes * t_.plane, weight_sub = (taps_ + L) * E;
     for (int64_t row = 0; row < rows; row += step) {
       const int64_t tile_rows = min64(step, rows - row);
@@ -194,7 +217,7 @@ class Stencil {
           run_buffered(args, tile_rows, width, pixel, width * L - excess);
           break;
         }
-        const auto run = kStencilTiles<A, !kChannels>.run[width - 1][tile_rows - 1];
+        const auto run = tile_of(width, tile_rows);
         args.source = source;
         args.weights = weights_ + entry * E;
         args.bias = bias_;
@@ -235,7 +258,7 @@ class Stencil {
             args.out_col = col_phases * L;
             for (int64_t col = 0; col < cols_b; col += widest) {
               const int64_t width = min64(widest, cols_b - col);
-              kStencilTiles<A, false>.run[width - 1][region.tile_rows - 1](args);
+              tile_of(width, region.tile_rows)(args);
               args.source += width * L;
               args.out += width * args.out_col;
             }
@@ -326,6 +349,8 @@ class Stencil {
     args.bias = region.bias;
     args.lo = lo_;
     args.hi = hi_;
+    args.row_taps = per_row;
+    args.first_tap = -cols.min_distance;
     return args;
   }
 
@@ -336,7 +361,7 @@ class Stencil {
   PackBlock packed_block_{};
   A *weights_, *bias_, *rows_, *packed_, *stage_;
   A lo_, hi_;
-  bool direct_, epilogue_, staged_;
+  bool direct_, epilogue_, staged_, dense_;
 };
 
 template <class T>

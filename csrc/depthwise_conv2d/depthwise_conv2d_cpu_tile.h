@@ -36,7 +36,42 @@ struct TileArgs {
   A lo, hi;
   A* out;
   int64_t out_row, out_col;
+  // Of a dense tile: taps of a row of the kernel, and which of them the first output column meets
+  // the first column of the image with.
+  int64_t row_taps, first_tap;
 };
+
+// The end of a tile: the chains before the last one, bounds, and out.
+template <class A, int R, int V>
+EFFKERN_INLINE void finish_tile(const TileArgs<A>& args, Vec<A> (&acc)[R][V],
+                                const Vec<A> (&total)[R][V], bool chained) {
+  if (chained) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; ++v) acc[r][v] += total[r][v];
+  }
+  const Vec<A> lo = splat(args.lo), hi = splat(args.hi);
+  A* out = args.out;
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r, out += args.out_row) {
+    A* p = out;
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v, p += args.out_col) store_acc(p, clamp<A>(acc[r][v], lo, hi));
+  }
+}
+
+// Begins another chain, which `total` takes the sums of; `first`: the first one has ended.
+template <class A, int R, int V>
+EFFKERN_INLINE void end_chain(Vec<A> (&acc)[R][V], Vec<A> (&total)[R][V], bool first) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; ++v) {
+      total[r][v] = first ? acc[r][v] : total[r][v] + acc[r][v];
+      acc[r][v] = Vec<A>{};
+    }
+}
 
 // out[r][v] = clamp(bias + sum over taps of weight[tap] * source[r][v + tap]), R x V vectors. With
 // kBroadcast a weight is one number for all lanes, otherwise a vector.
@@ -53,15 +88,7 @@ void stencil_tile(const TileArgs<A>& args) {
   // Sums of the chains before the current one; only large kernels have more than one.
   Vec<A> total[R][V];
   for (int64_t k = 0; k < args.taps;) {
-    if (k > 0) {
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 16
-        for (int v = 0; v < V; ++v) {
-          total[r][v] = k > kTapChain ? total[r][v] + acc[r][v] : acc[r][v];
-          acc[r][v] = Vec<A>{};
-        }
-    }
+    if (k > 0) end_chain<A, R, V>(acc, total, k <= kTapChain);
     const int64_t end = k + kTapChain < args.taps ? k + kTapChain : args.taps;
     for (; k < end; ++k) {
       const Vec<A> w = kBroadcast ? splat(*weight) : load_acc(weight);
@@ -75,20 +102,45 @@ void stencil_tile(const TileArgs<A>& args) {
       }
     }
   }
-  if (args.taps > kTapChain) {
+  finish_tile<A, R, V>(args, acc, total, args.taps > kTapChain);
+}
+
+// The same where each of the V columns of the output meets each of the V columns of the image: the
+// taps that meet only the padding are left out, column by column, which is half of them and more.
+// A lane is a channel.
+template <class A, int R, int V>
+void dense_tile(const TileArgs<A>& args) {
+  constexpr int L = kLanes<A>;
+  // Rows of the kernel in a chain.
+  constexpr int64_t kRows = kTapChain / V > 0 ? kTapChain / V : 1;
+  Vec<A> acc[R][V], total[R][V];
+  const Vec<A> bias = load_acc(args.bias);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
+  for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-      for (int v = 0; v < V; ++v) acc[r][v] += total[r][v];
-  }
-  const Vec<A> lo = splat(args.lo), hi = splat(args.hi);
-  A* out = args.out;
+    for (int v = 0; v < V; ++v) acc[r][v] = bias;
+  const int64_t* offsets = args.offsets + args.first_tap;
+  const A* weights = args.weights + args.first_tap * L;
+  const int64_t rows = args.taps / args.row_taps;
+  for (int64_t i = 0; i < rows;) {
+    if (i > 0) end_chain<A, R, V>(acc, total, i <= kRows);
+    const int64_t end = i + kRows < rows ? i + kRows : rows;
+    for (; i < end; ++i, offsets += args.row_taps, weights += args.row_taps * L) {
+      const A *source = args.source + *offsets, *weight = weights;
+      for (int u = 0; u < V; ++u, source += L, weight += L) {
+        Vec<A> x[R];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r, out += args.out_row) {
-    A* p = out;
+        for (int r = 0; r < R; ++r) x[r] = load_acc(source + r * args.source_row);
 #pragma GCC unroll 16
-    for (int v = 0; v < V; ++v, p += args.out_col) store_acc(p, clamp<A>(acc[r][v], lo, hi));
+        for (int v = 0; v < V; ++v) {
+          const Vec<A> w = load_acc(weight - v * L);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) acc[r][v] += w * x[r];
+        }
+      }
+    }
   }
+  finish_tile<A, R, V>(args, acc, total, rows > kRows);
 }
 
 template <class A>
@@ -174,6 +226,22 @@ struct StencilTiles {
   constexpr StencilTiles() { fill<1, 1>(); }
 };
 
+// Rows of a dense tile: with two, each weight is loaded once for both.
+constexpr int max_dense_rows(int cols) { return kMaxTile / cols < 2 ? 1 : 2; }
+
+template <class A>
+struct DenseTiles {
+  void (*run[kMaxCols][2])(const TileArgs<A>&) = {};
+
+  template <int V>
+  constexpr void fill() {
+    run[V - 1][0] = &dense_tile<A, 1, V>;
+    if constexpr (max_dense_rows(V) > 1) run[V - 1][1] = &dense_tile<A, 2, V>;
+    if constexpr (V < kMaxCols) fill<V + 1>();
+  }
+  constexpr DenseTiles() { fill<1>(); }
+};
+
 template <class A>
 struct GradTiles {
   void (*run[kMaxCols][kMaxRows])(const GradTileArgs<A>&) = {};
@@ -192,6 +260,8 @@ struct GradTiles {
 
 template <class A, bool kBroadcast>
 constexpr StencilTiles<A, kBroadcast> kStencilTiles{};
+template <class A>
+constexpr DenseTiles<A> kDenseTiles{};
 template <class A>
 constexpr GradTiles<A> kGradTiles{};
 

@@ -125,11 +125,14 @@ EFFKERN_INLINE void with_activation(Activation activation, const Body& body) {
 #undef EFFKERN_CASE
 }
 
+// Products that are added up one after the other: rounding errors grow with the length of a chain.
+constexpr int64_t kProductChain = 384;
+
 // M pixels, V vectors of channels: `start` and the sums over in_channels, in ascending order.
 template <int M, int V>
-EFFKERN_INLINE void multiply_tile(const float* rows, int64_t pitch, const float* panel,
-                                  int64_t channels, const Vec<float> (&start)[V],
-                                  Vec<float> (&tile)[M][V]) {
+EFFKERN_INLINE void multiply_chain(const float* rows, int64_t pitch, const float* panel,
+                                   int64_t channels, const Vec<float> (&start)[V],
+                                   Vec<float> (&tile)[M][V]) {
   const float* row[M];
 #pragma GCC unroll 24
   for (int m = 0; m < M; ++m) {
@@ -147,6 +150,28 @@ EFFKERN_INLINE void multiply_tile(const float* rows, int64_t pitch, const float*
 #pragma GCC unroll 2
       for (int v = 0; v < V; ++v) tile[m][v] += x * weights[v];
     }
+  }
+}
+
+template <int M, int V>
+EFFKERN_INLINE void multiply_tile(const float* rows, int64_t pitch, const float* panel,
+                                  int64_t channels, const Vec<float> (&start)[V],
+                                  Vec<float> (&tile)[M][V]) {
+  multiply_chain<M, V>(rows, pitch, panel, min64(channels, kProductChain), start, tile);
+  if (__builtin_expect(channels <= kProductChain, 1)) return;
+  Vec<float> total[M][V];
+  const Vec<float> zero[V] = {};
+  for (int64_t k = kProductChain; k < channels; k += kProductChain) {
+    for (int m = 0; m < M; ++m) {
+      for (int v = 0; v < V; ++v) {
+        total[m][v] = k == kProductChain ? tile[m][v] : total[m][v] + tile[m][v];
+      }
+    }
+    multiply_chain<M, V>(rows + k, pitch, panel + k * V * kLane, min64(channels - k, kProductChain),
+                         zero, tile);
+  }
+  for (int m = 0; m < M; ++m) {
+    for (int v = 0; v < V; ++v) tile[m][v] += total[m][v];
   }
 }
 
