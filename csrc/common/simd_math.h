@@ -134,6 +134,25 @@ EFFKERN_INLINE Vec<A> activate(Vec<A> x, Activation activation) {
   return x;
 }
 
+// Calls body(function) with the activation as a function of a vector: the choice is made once.
+template <class A, class Body>
+EFFKERN_INLINE void with_activation(Activation activation, const Body& body) {
+#define EFFKERN_CASE(name)   \
+  case Activation::name:     \
+    return body([](Vec<A> x) \
+                    __attribute__((always_inline)) { return activate<A>(x, Activation::name); });
+  switch (activation) {
+    EFFKERN_CASE(kNone)
+    EFFKERN_CASE(kReLU)
+    EFFKERN_CASE(kReLU6)
+    EFFKERN_CASE(kSiLU)
+    EFFKERN_CASE(kGELU)
+    EFFKERN_CASE(kGELUTanh)
+    EFFKERN_CASE(kHardswish)
+  }
+#undef EFFKERN_CASE
+}
+
 // The derivative at the pre-activation x; at the corners, torch's choice.
 template <class A>
 EFFKERN_INLINE Vec<A> activation_grad(Vec<A> x, Activation activation) {

@@ -7,7 +7,9 @@ namespace EFFKERN_ISA {
 
 template <class A>
 __attribute__((noinline)) void activate_all(Vec<A>* values, int count, Activation activation) {
-  for (int i = 0; i < count; ++i) values[i] = activate<A>(values[i], activation);
+  with_activation<A>(activation, [&](auto activate) __attribute__((always_inline)) {
+    for (int i = 0; i < count; ++i) values[i] = activate(values[i]);
+  });
 }
 
 // What the direct kernels do to a tile before they store it.

@@ -155,20 +155,16 @@ void transform_pixels(const FusedMBConvTask& t, const Block& b, const T* zeros, 
 template <int M, int V>
 void multiply_group(const FusedMBConvTask& t, const float* pixels, const float* panel,
                     int64_t first, int64_t count, float* products) {
-  const Vec<float> zero[V] = {};
+  static_assert(V == kPanelVectors, "as wide as the rows of the products");
+  const int64_t channels = t.in_channels;
   for (int p = 0; p < kPoints; ++p) {
-    const float* rows = pixels + (p * t.block_tiles + first) * t.in_channels;
-    const float* weights = panel + p * t.in_channels * kPanel;
+    const float* rows = pixels + (p * t.block_tiles + first) * channels;
+    const float* weights = panel + p * channels * kPanel;
     float* to = products + p * kGroup * kPanel;
-    // The block has room for whole tiles of registers.
-    for (int64_t i = 0; i < count; i += M) {
-      Vec<float> tile[M][V];
-      multiply_tile<M, V>(rows + i * t.in_channels, t.in_channels, weights, t.in_channels, zero,
-                          tile);
-      for (int m = 0; m < M; ++m) {
-        for (int v = 0; v < V; ++v) store(to + (i + m) * kPanel + v * kLane, tile[m][v]);
-      }
-    }
+    for_each_tile<M>(count, [&](int64_t i, int64_t size) __attribute__((always_inline)) {
+      multiply<M, V>({rows + i * channels, channels, weights, channels, nullptr, to + i * kPanel},
+                     size);
+    });
   }
 }
 
@@ -176,7 +172,7 @@ void multiply_group(const FusedMBConvTask& t, const float* pixels, const float* 
 EFFKERN_INLINE void finish_group(const float* products, int64_t count, int64_t channels,
                                  const float* bias, Activation activation, float* rows,
                                  int64_t pitch) {
-  with_activation(activation, [&](auto activate) __attribute__((always_inline)) {
+  with_activation<float>(activation, [&](auto activate) __attribute__((always_inline)) {
     for (int64_t c = 0; c < channels; c += kLane) {
       const int64_t n = min64(kLane, channels - c);
       const Vec<float> shift = load(bias + c);

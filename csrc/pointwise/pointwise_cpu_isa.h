@@ -40,9 +40,17 @@ void pack_panel(const T* weight, int64_t stride, int64_t rows, int64_t channels,
     for (int64_t k = 0; k < channels; k += kLane) {
       const int64_t n = min64(kLane, channels - k);
       Vec<float> block[kLane];
-      for (int i = 0; i < kLane; ++i) {
-        block[i] = i < here ? load_upto(first + i * stride + k, n) : Vec<float>{};
-        if (gate) block[i] *= load_upto(gate + k, n);
+      if (n == kLane && here >= kLane) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLane; ++i) block[i] = load(first + i * stride + k);
+      } else {
+        for (int i = 0; i < kLane; ++i) {
+          block[i] = i < here ? load_upto(first + i * stride + k, n) : Vec<float>{};
+        }
+      }
+      if (gate) {
+        const Vec<float> factor = load_upto(gate + k, n);
+        for (int i = 0; i < kLane; ++i) block[i] *= factor;
       }
       transpose(block);
       float* to = panel + k * V * kLane + v * kLane;
@@ -105,45 +113,40 @@ struct Epilogue {
   Activation activation;
 };
 
-// Calls body(function) with the activation as a function of a vector.
-template <class Body>
-EFFKERN_INLINE void with_activation(Activation activation, const Body& body) {
-#define EFFKERN_CASE(name)                                        \
-  case Activation::name:                                          \
-    return body([](Vec<float> x) __attribute__((always_inline)) { \
-      return activate<float>(x, Activation::name);                \
-    });
-  switch (activation) {
-    EFFKERN_CASE(kNone)
-    EFFKERN_CASE(kReLU)
-    EFFKERN_CASE(kReLU6)
-    EFFKERN_CASE(kSiLU)
-    EFFKERN_CASE(kGELU)
-    EFFKERN_CASE(kGELUTanh)
-    EFFKERN_CASE(kHardswish)
-  }
-#undef EFFKERN_CASE
-}
-
 // Products that are added up one after the other: rounding errors grow with the length of a chain.
 constexpr int64_t kProductChain = 384;
 
-// M pixels, V vectors of channels: `start` and the sums over in_channels, in ascending order.
+// A tile of a product: rows of pixels, a packed panel, and where the sums go, each pixel's V
+// vectors after those of the one before.
+struct Product {
+  const float* rows;
+  int64_t pitch;
+  const float* panel;
+  int64_t channels;
+  // What the sums begin with, V vectors, or null for zeros.
+  const float* start;
+  float* sums;
+};
+
+// The sums over channels [k, end), in ascending order, of M pixels and V vectors of channels; added
+// to what is there if k is not 0.
 template <int M, int V>
-EFFKERN_INLINE void multiply_chain(const float* rows, int64_t pitch, const float* panel,
-                                   int64_t channels, const Vec<float> (&start)[V],
-                                   Vec<float> (&tile)[M][V]) {
+EFFKERN_INLINE void multiply_chain(const Product& p, int64_t k, int64_t end) {
   const float* row[M];
+  Vec<float> tile[M][V] = {};
 #pragma GCC unroll 24
   for (int m = 0; m < M; ++m) {
-    row[m] = rows + m * pitch;
+    row[m] = p.rows + m * p.pitch;
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) tile[m][v] = start[v];
+    for (int v = 0; v < V; ++v) {
+      if (k == 0 && p.start) tile[m][v] = load(p.start + v * kLane);
+    }
   }
-  for (int64_t k = 0; k < channels; ++k) {
+  const bool adds = k > 0;
+  for (; k < end; ++k) {
     Vec<float> weights[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) weights[v] = load(panel + (k * V + v) * kLane);
+    for (int v = 0; v < V; ++v) weights[v] = load(p.panel + (k * V + v) * kLane);
 #pragma GCC unroll 24
     for (int m = 0; m < M; ++m) {
       const Vec<float> x = splat(row[m][k]);
@@ -151,79 +154,81 @@ EFFKERN_INLINE void multiply_chain(const float* rows, int64_t pitch, const float
       for (int v = 0; v < V; ++v) tile[m][v] += x * weights[v];
     }
   }
+#pragma GCC unroll 24
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) {
+      float* sum = p.sums + (m * V + v) * kLane;
+      store(sum, adds ? load(sum) + tile[m][v] : tile[m][v]);
+    }
+  }
 }
 
 template <int M, int V>
-EFFKERN_INLINE void multiply_tile(const float* rows, int64_t pitch, const float* panel,
-                                  int64_t channels, const Vec<float> (&start)[V],
-                                  Vec<float> (&tile)[M][V]) {
-  multiply_chain<M, V>(rows, pitch, panel, min64(channels, kProductChain), start, tile);
-  if (__builtin_expect(channels <= kProductChain, 1)) return;
-  Vec<float> total[M][V];
-  const Vec<float> zero[V] = {};
-  for (int64_t k = kProductChain; k < channels; k += kProductChain) {
-    for (int m = 0; m < M; ++m) {
-      for (int v = 0; v < V; ++v) {
-        total[m][v] = k == kProductChain ? tile[m][v] : total[m][v] + tile[m][v];
-      }
-    }
-    multiply_chain<M, V>(rows + k, pitch, panel + k * V * kLane, min64(channels - k, kProductChain),
-                         zero, tile);
-  }
-  for (int m = 0; m < M; ++m) {
-    for (int v = 0; v < V; ++v) tile[m][v] += total[m][v];
+void multiply_tile(const Product& p) {
+  multiply_chain<M, V>(p, 0, min64(p.channels, kProductChain));
+  for (int64_t k = kProductChain; k < p.channels; k += kProductChain) {
+    multiply_chain<M, V>(p, k, min64(p.channels, k + kProductChain));
   }
 }
 
-template <int M, int V, class Out>
-void pointwise_tile(const float* rows, int64_t pitch, const float* panel, int64_t channels,
-                    const Epilogue<Out>& e, int64_t pixel) {
-  Vec<float> tile[M][V], shift[V] = {};
-  if (e.shift) {
-    for (int v = 0; v < V; ++v) shift[v] = load(e.shift + v * kLane);
+// `pixels` of them, at most M.
+template <int M, int V>
+EFFKERN_INLINE void multiply(const Product& p, int64_t pixels) {
+  if (pixels == M) return multiply_tile<M, V>(p);
+  if constexpr (M > 1) multiply<M - 1, V>(p, pixels);
+}
+
+// Everything after the product, of `pixels` pixels from `pixel` on.
+template <int V, class Out>
+void finish_tile(const float* sums, const Epilogue<Out>& e, int64_t pixel, int64_t pixels) {
+  Vec<float> scale[V], shift[V];
+  for (int v = 0; v < V; ++v) {
+    scale[v] = e.scale ? load(e.scale + v * kLane) : splat(1.0f);
+    shift[v] = e.scale && e.shift ? load(e.shift + v * kLane) : Vec<float>{};
   }
-  if (e.scale) {
-    const Vec<float> zero[V] = {};
-    multiply_tile<M, V>(rows + pixel * pitch, pitch, panel, channels, zero, tile);
-    for (int v = 0; v < V; ++v) {
-      const Vec<float> scale = load(e.scale + v * kLane);
-      for (int m = 0; m < M; ++m) tile[m][v] = tile[m][v] * scale + shift[v];
-    }
-  } else {
-    multiply_tile<M, V>(rows + pixel * pitch, pitch, panel, channels, shift, tile);
-  }
-  with_activation(e.activation, [&](auto activate) __attribute__((always_inline)) {
+  with_activation<float>(e.activation, [&](auto activate) __attribute__((always_inline)) {
     Out* out = e.output + pixel * e.output_stride;
     const Out* added = e.residual ? e.residual + pixel * e.residual_stride : nullptr;
-    for (int m = 0; m < M; ++m) {
-      for (int v = 0; v < V; ++v) {
+    for (int64_t m = 0; m < pixels; ++m, out += e.output_stride) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v, sums += kLane) {
         // Of a last panel, a vector of channels may have none.
         const int64_t at = v * kLane, left = e.channels - at;
         const int64_t n = left < 0 ? 0 : left;
-        Vec<float> x = activate(tile[m][v]);
+        Vec<float> x = load(sums);
+        if (e.scale) x = x * scale[v] + shift[v];
+        x = activate(x);
         if (added) x += load_upto(added + at, n);
         store_upto(out + at, x, n);
       }
-      out += e.output_stride;
       if (added) added += e.residual_stride;
     }
   });
 }
 
-// `pixels` in tiles of M. The last tile computes some of the one before again, if it would be
-// smaller: its results are the same.
+// Calls body(first, count) for `pixels` in as few tiles of at most M as there can be, of nearly the
+// same size.
+template <int M, class Body>
+EFFKERN_INLINE void for_each_tile(int64_t pixels, const Body& body) {
+  const int64_t tiles = (pixels + M - 1) / M;
+  int64_t first = 0;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t count = pixels / tiles + (tile < pixels % tiles);
+    body(first, count);
+    first += count;
+  }
+}
+
 template <int M, int V, class Out>
 void pointwise_block(const float* rows, int64_t pitch, const float* panel, int64_t channels,
                      const Epilogue<Out>& e, int64_t pixels) {
-  int64_t pixel = 0;
-  for (; pixel + M <= pixels; pixel += M) {
-    pointwise_tile<M, V>(rows, pitch, panel, channels, e, pixel);
-  }
-  if (pixel == pixels) return;
-  if (pixels >= M) return pointwise_tile<M, V>(rows, pitch, panel, channels, e, pixels - M);
-  for (; pixel < pixels; ++pixel) {
-    pointwise_tile<1, V>(rows, pitch, panel, channels, e, pixel);
-  }
+  alignas(64) float sums[M * V * kLane];
+  const float* start = e.scale ? nullptr : e.shift;
+  for_each_tile<M>(pixels, [&](int64_t first, int64_t count) __attribute__((always_inline)) {
+    multiply<M, V>({rows + first * pitch, pitch, panel, channels, start, sums}, count);
+    finish_tile<V, Out>(sums, e, first, count);
+  });
 }
 
 // [pixels][kPanel] to planes, and the residual.
@@ -262,17 +267,64 @@ const float* widen_panel(const T* values, int64_t o, int64_t count, float (&out)
   return out;
 }
 
+// A pixel times the weights of a panel as they are: kLane output channels at a time, each in a
+// vector of sums over every kLane-th channel.
+template <class T, int V>
+void dot_panel(const T* weight, int64_t stride, const T* gate, const float* row, const Product& p,
+               int64_t rows) {
+  for (int v = 0; v < V; ++v) {
+    Vec<float> sums[kLane] = {};
+    // The last row stands for those that do not exist.
+    const T* weights[kLane];
+    for (int i = 0; i < kLane; ++i) weights[i] = weight + min64(v * kLane + i, rows - 1) * stride;
+    const auto add = [&](int64_t k, auto load_lanes) __attribute__((always_inline)) {
+      Vec<float> x = load_lanes(row + k);
+      if (gate) x *= load_lanes(gate + k);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLane; ++i) sums[i] += x * load_lanes(weights[i] + k);
+    };
+    int64_t k = 0;
+    for (; k + kLane <= p.channels; k += kLane) {
+      add(k, [](const auto* from) __attribute__((always_inline)) { return load(from); });
+    }
+    if (const int64_t n = p.channels - k) {
+      add(k, [n](const auto* from) __attribute__((always_inline)) { return load_upto(from, n); });
+    }
+    transpose(sums);
+    Vec<float> total = p.start ? load(p.start + v * kLane) : Vec<float>{};
+    for (int i = 0; i < kLane; ++i) total += sums[i];
+    store(p.sums + v * kLane, total);
+  }
+}
+
+// Pixels of an image that packing a panel is not worth: it takes as long as about 6 of them.
+constexpr int64_t kDotPixels = 4;
+
 // A panel: packed, and multiplied with the block.
-template <class T, class Out>
+template <class T, int M, int V, class Out>
 void pointwise_panel(const PointwiseTask& t, const T* weight, const T* gate, const float* rows,
                      int64_t pitch, int64_t pixels, const Epilogue<Out>& e, float* panel) {
   const int64_t channels = t.problem.in_channels, stride = t.weight_stride;
+  // Not those of the block, which depend on the threads: the two add up in different orders.
+  if (t.problem.pixels > kDotPixels) {
+    pack_panel<T, V>(weight, stride, e.channels, channels, gate, panel);
+    return pointwise_block<M, V>(rows, pitch, panel, channels, e, pixels);
+  }
+  alignas(64) float sums[V * kLane];
+  const Product product{rows, pitch, panel, channels, e.scale ? nullptr : e.shift, sums};
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    dot_panel<T, V>(weight, stride, gate, rows + pixel * pitch, product, e.channels);
+    finish_tile<V>(sums, e, pixel, 1);
+  }
+}
+
+template <class T, class Out>
+void pointwise_panel(const PointwiseTask& t, const T* weight, const T* gate, const float* rows,
+                     int64_t pitch, int64_t pixels, const Epilogue<Out>& e, float* panel) {
   if (e.channels <= kLane) {
-    pack_panel<T, 1>(weight, stride, e.channels, channels, gate, panel);
-    pointwise_block<kNarrowTilePixels, 1>(rows, pitch, panel, channels, e, pixels);
+    pointwise_panel<T, kNarrowTilePixels, 1>(t, weight, gate, rows, pitch, pixels, e, panel);
   } else {
-    pack_panel<T, 2>(weight, stride, e.channels, channels, gate, panel);
-    pointwise_block<kTilePixels, 2>(rows, pitch, panel, channels, e, pixels);
+    pointwise_panel<T, kTilePixels, 2>(t, weight, gate, rows, pitch, pixels, e, panel);
   }
 }
 

@@ -6,7 +6,8 @@
 namespace effkern {
 namespace {
 
-// Pixels that a packed panel of weights is worth: packing takes as long as 6 of them.
+// Pixels that take as long as packing a panel of weights, and how many it is worth.
+constexpr int64_t kPackedPixels = 6;
 constexpr int64_t kMinPixels = 96;
 // Of the pixels of a block, which all panels read one after the other: about two thirds of an L2.
 constexpr int64_t kBlockBytes = 320 * 1024;
@@ -26,13 +27,23 @@ PointwisePlan plan_pointwise(const PointwiseProblem& p, CpuIsa isa, int threads)
                       (p.has_gate && !plan.gates_weight);
   const int64_t pixels = plan.merges_images ? p.images * p.pixels : p.pixels;
   const int64_t images = plan.merges_images ? 1 : p.images;
-  // A multiple of what register tiles have, of one or two vectors.
-  const int64_t rows = isa == CpuIsa::kAvx512 ? 48 : 24;
+  const int64_t panel = isa == CpuIsa::kAvx512 ? 32 : isa == CpuIsa::kAvx2 ? 16 : 8;
   const int64_t in_cache = kBlockBytes / (4 * std::max<int64_t>(p.in_channels, 1));
-  const int64_t shared = ceil_div(pixels * images, threads * kUnitsPerThread);
+  // A block's panels can be shared, too; each is packed once for each block.
+  const int64_t panels = ceil_div(p.out_channels, panel);
+  const int64_t shared = ceil_div(pixels * images * panels, threads * kUnitsPerThread);
   const int64_t wanted = std::max(std::min(in_cache, shared), kMinPixels);
-  const int64_t blocks = std::max<int64_t>(pixels / wanted, 1);
-  plan.block_pixels = ceil_div(ceil_div(pixels, blocks), rows) * rows;
+  // Pixels that the busiest thread computes.
+  const auto cost = [&](int64_t blocks) {
+    const int64_t units = ceil_div(images * blocks * panels, threads);
+    return units * (ceil_div(pixels, blocks) + kPackedPixels);
+  };
+  const int64_t fewest = std::max<int64_t>(pixels / wanted, 1);
+  int64_t blocks = fewest;
+  for (int64_t more = fewest + 1; more <= std::min(fewest + threads, pixels); ++more) {
+    if (cost(more) < cost(blocks)) blocks = more;
+  }
+  plan.block_pixels = ceil_div(pixels, blocks);
   return plan;
 }
 

@@ -61,7 +61,7 @@ def restore(block: Any) -> None:
     """Undoes `replace`."""
     source = block._source_class
     become(block, source)
-    for name in ("_source_class", "_folded"):
+    for name in ("_source_class", "_folded", "_calls"):
         vars(block).pop(name, None)
 
 

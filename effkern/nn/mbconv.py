@@ -4,55 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from effkern.functional import fused_mbconv
 from effkern.ops.mbconv import mbconv_with_norm
-from effkern.registry import backend
+
+from .mbconv_block import Block
 
 
-class _Block(nn.Module):
-    _source_class: type[nn.Module]
-
-    def __init__(self) -> None:
-        name = type(self).__name__
-        raise TypeError(f"effkern.nn.{name}: wanted a call of {name}.from_module")
-
-    @classmethod
-    def from_module(cls, module: nn.Module) -> Any:
-        """A block with the parameters, buffers, hooks and training mode of `module`.
-
-        Raises:
-            TypeError: `module`, or a submodule of it, has a class or hooks that the block cannot
-                stand for.
-            ValueError: a configuration that it does not compute: a dilation, two activations.
-        """
-        from .block_sources import share
-
-        return share(module, cls)
-
-    def _fused(self, input: Tensor, parts: Any) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, input: Tensor) -> Tensor:
-        from .block_sources import parts_of
-        from .mbconv_arguments import folds
-
-        parts = parts_of(self)
-        if not folds(self, parts, input):
-            return self._source_class.forward(self, input)
-        return self._fused(input, parts)
-
-    def reference(self, input: Tensor) -> Tensor:
-        """The same computation by the source's forward and torch's convolutions."""
-        with backend("torch"):
-            return self._source_class.forward(self, input)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_folded"}
-
-
-class MBConv(_Block):
+class MBConv(Block):
     """An inverted residual block: in eval mode :func:`effkern.functional.mbconv`.
 
     Made by :meth:`from_module` or :func:`effkern.convert`; input and output are (N, C, H, W).
@@ -61,11 +22,18 @@ class MBConv(_Block):
     otherwise it is the source's forward with :class:`effkern.DepthwiseConv2d`.
     """
 
+    def forward(self, input: Tensor) -> Tensor:
+        calls = None if torch.compiler.is_compiling() else vars(self).get("_calls")
+        known = None if calls is None else calls.run(input)
+        return super().forward(input) if known is None else known
+
     def _fused(self, input: Tensor, parts: Any) -> Tensor:
         from .mbconv_arguments import geometry
+        from .mbconv_calls import keep
         from .mbconv_folding import folded
         from .squeeze_excite_sources import se_arguments
 
+        image = input
         residual = None if parts.shortcut is None else parts.shortcut(input)
         for module in parts.before:
             input = module(input)
@@ -73,10 +41,12 @@ class MBConv(_Block):
         keywords = geometry(parts.middle, input)
         se = se_arguments(parts.se if norm is None else parts.early_se)
         tensors = (*(expand or (None, None)), *middle, se, norm, *project)  # type: ignore[misc]
+        if image is input and (residual is None or residual is input):
+            keep(self, input, (*tensors, *keywords.values(), residual))
         return mbconv_with_norm(input, *tensors, **keywords, residual=residual)
 
 
-class FusedMBConv(_Block):
+class FusedMBConv(Block):
     """The block with a dense convolution: in eval mode :func:`effkern.functional.fused_mbconv`.
 
     As :class:`MBConv`.

@@ -142,6 +142,20 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(function, leaves)
 
 
+@pytest.mark.parametrize("memory_format", (torch.contiguous_format, torch.channels_last), ids=str)
+def test_vmap(memory_format):
+    arguments = problem()
+    images = arguments["input"].contiguous(memory_format=memory_format)
+    residual = arguments.pop("residual")
+
+    def one(image, added):
+        return fused_mbconv(**arguments | {"input": image[None], "residual": added[None]})[0]
+
+    with torch.no_grad():
+        wanted = reference(**arguments | {"input": images, "residual": residual})
+    torch.testing.assert_close(torch.vmap(one)(images, residual), wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_compile():
     arguments = problem()
     arguments["expand_weight"].requires_grad_()

@@ -25,6 +25,7 @@ SIZES = (
     (3, (8, 9), 24, 24),
     (1, (20, 31), 33, 16),
     (2, (3, 1), 40, 100),
+    (1, (1, 13), 25, 70),
 )
 
 
@@ -121,6 +122,23 @@ def test_threads_share_panels_and_pixels(threads):
             check(size, torch.float32, ("channels_last",) * 2, present=())
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("pixels", (3, 5, 7, 60))
+def test_results_do_not_depend_on_threads(pixels):
+    images, weight = (
+        draw(1, 500, pixels, 1, dtype=torch.float32),
+        draw(40, 500, dtype=torch.float32),
+    )
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            results.append(torch.empty(1, 40, pixels, 1))
+            pointwise_into(results[-1], images, weight, None)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
 def test_slices_of_a_batch_and_of_a_weight():

@@ -116,6 +116,20 @@ def mbconv_with_norm(
     """:func:`mbconv` whose gate comes before a BatchNorm (CoAtNet in timm): with norm = (scale,
     shift) what is projected is ``activation(scale * gate * d + shift)``, the gate being that of
     ``d = depthwise_conv2d(h)``. Not public."""
+    block = _checked(
+        input, expand_weight, expand_bias, depthwise_weight, depthwise_bias, se, norm,
+        project_weight, project_bias, stride, padding, activation, residual,
+    )  # fmt: skip
+    if input.dim() == 3:
+        added = None if residual is None else residual.unsqueeze(0)
+        return _run(input.unsqueeze(0), block, added).squeeze(0)
+    return _run(input, block, residual)
+
+
+def _checked(
+    input, expand_weight, expand_bias, depthwise_weight, depthwise_bias, se, norm, project_weight,
+    project_bias, stride, padding, activation, residual,
+) -> _Block:  # fmt: skip
     required = {
         "input": input, "depthwise_weight": depthwise_weight, "project_weight": project_weight
     }  # fmt: skip
@@ -154,15 +168,11 @@ def mbconv_with_norm(
         size = checks.output_size(input, depthwise_weight, params)
         shape = (*input.shape[:-3], project_weight.shape[0], *size)
         checks.shape(_NAME, "residual", residual, shape)
-    block = _Block(
+    return _Block(
         expand_weight, expand_bias, depthwise_weight, depthwise_bias,
         None if se is None else _squeeze_excite(se, hidden), project_weight, project_bias, params,
         norm,
     )  # fmt: skip
-    if input.dim() == 3:
-        added = None if residual is None else residual.unsqueeze(0)
-        return _run(input.unsqueeze(0), block, added).squeeze(0)
-    return _run(input, block, residual)
 
 
 def _check_se_kinds(se: Any) -> None:
@@ -190,11 +200,18 @@ def _squeeze_excite(se: SqueezeExcite, channels: int) -> _Se:
     return _Se(reduce_weight, se[1], expand_weight, se[3], activation, se[5])
 
 
-def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
+def _infers(input: Tensor, block: _Block, residual: Tensor | None) -> bool:
     weights = [*block[:4], *block[5:7], *(block.se[:4] if block.se else ()), *(block.norm or ())]
     tensors = [t for t in (input, *weights, residual) if isinstance(t, Tensor)]
-    if pixels.infers_on_cpu(tensors) and input.dtype != torch.float64:
-        return _infer(input, block, residual)
+    return pixels.infers_on_cpu(tensors) and input.dtype != torch.float64
+
+
+def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
+    if _infers(input, block, residual):
+        input = pixels.dense(input)
+        if residual is not None:
+            residual = residual.contiguous(memory_format=pixels.memory_format(input))
+        return infer(input, _operands(block), residual)
     return _compose(input, block, residual)
 
 
@@ -232,15 +249,30 @@ def _compose(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     return output if residual is None else output + residual
 
 
-def _infer(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
-    input = pixels.dense(input)
-    if residual is not None:
-        residual = residual.contiguous(memory_format=pixels.memory_format(input))
-    se, params = block.se, block.params
+class Operands(NamedTuple):
+    """Of the operator, between image and residual, and after the residual."""
+
+    weights: tuple[Tensor | None, ...]
+    numbers: tuple[Any, ...]
+
+
+def _operands(block: _Block) -> Operands:
+    se = block.se
     weights = (*block[:4], *(se[:4] if se else (None,) * 4), *(block.norm or (None, None)))
     weights = (*weights, block.project_weight, block.project_bias)
-    dense = [None if t is None else t.contiguous() for t in weights]
-    return _OPERATOR(
-        input, *dense, residual, *params, se.activation if se else 0,
-        se is not None and se.gate == "hardsigmoid",
-    )  # fmt: skip
+    dense = tuple(None if t is None else t.contiguous() for t in weights)
+    hard = se is not None and se.gate == "hardsigmoid"
+    return Operands(dense, (*block.params, se.activation if se else 0, hard))
+
+
+def operands(input: Tensor, *arguments: Any) -> Operands | None:
+    """What :func:`infer` takes for this call and for others with images of the same size and dtype,
+    or None if the call is composed. Arguments as those of :func:`mbconv_with_norm`, in its order.
+    """
+    block = _checked(input, *arguments)
+    return _operands(block) if _infers(input, block, arguments[-1]) else None
+
+
+def infer(images: Tensor, operands: Operands, residual: Tensor | None) -> Tensor:
+    """The call, unchecked; images and residual are dense, with the same strides."""
+    return _OPERATOR(images, *operands.weights, residual, *operands.numbers)

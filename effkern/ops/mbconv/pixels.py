@@ -43,7 +43,11 @@ def chunks(batch: int, numbers_per_image: int, dtype: torch.dtype) -> list[slice
 
 
 def is_channels_last(images: Tensor) -> bool:
-    return images.is_contiguous(memory_format=torch.channels_last)
+    try:
+        return images.is_contiguous(memory_format=torch.channels_last)
+    except RuntimeError:
+        # Inside torch.vmap nobody can tell.
+        return False
 
 
 def pointwise(images: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
