@@ -7,7 +7,7 @@ import torch
 
 import effkern
 from effkern import _triton
-from effkern.functional import convnext_block, mbconv
+from effkern.functional import convnext_block, fused_mbconv, mbconv
 from effkern.ops.mbconv import mbconv_with_norm
 from effkern.testing.blocks import distance, mapped
 from effkern.testing.poison import poisoned_memory
@@ -15,6 +15,7 @@ from effkern.testing.poison import poisoned_memory
 if not _triton.interpreting():
     pytest.skip("wanted a process with TRITON_INTERPRET=1", allow_module_level=True)
 
+from effkern.triton_kernels.depthwise_conv2d import launch as depthwise_launch  # noqa: E402
 from effkern.triton_kernels.fused_mbconv import configs  # noqa: E402
 from effkern.triton_kernels.fused_mbconv import launch as fused_launch  # noqa: E402
 from effkern.triton_kernels.pointwise import launch as pointwise_launch  # noqa: E402
@@ -149,6 +150,18 @@ def test_other_calls_are_composed(launched, function):
     with torch.autocast("cpu", torch.bfloat16):
         assert distance(function(**arguments), wide) < 0.05
     assert not launched
+
+
+def test_limits_name_the_function(monkeypatch):
+    monkeypatch.setattr(depthwise_launch, "_MOST_PIXELS", 5)
+    words = "input: wanted at most 5 rows, columns and pixels of padding .* got 6"
+    with pytest.raises(RuntimeError, match=f"^effkern.mbconv: {words}"):
+        mbconv(**inverted_residual())
+    with pytest.raises(RuntimeError, match=f"^effkern.depthwise_conv2d_layer_norm: {words}"):
+        convnext_block(**convnext())
+    weight = draw(16, 8, 3, 3)
+    with pytest.raises(RuntimeError, match=f"^effkern.fused_mbconv: {words}"):
+        fused_mbconv(draw(1, 8, 5, 6), weight, None, None, None)
 
 
 def explained(function, arguments):

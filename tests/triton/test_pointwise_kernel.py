@@ -117,8 +117,8 @@ def test_large_tiles(monkeypatch, present, dtype):
 
 def test_more_blocks_of_pixels_than_a_group():
     present = ("bias", "residual")
-    blocks = -(-19 * 31 // configs.config(1, 19 * 31, 8, 40, 4).pixels)
-    assert blocks % configs.config(1, 19 * 31, 8, 40, 4).group and blocks > 8
+    blocks = -(-19 * 31 // configs.config(1, 19 * 31, 8, 40, 4, 0).pixels)
+    assert blocks % configs.config(1, 19 * 31, 8, 40, 4, 0).group and blocks > 8
     check(problem(1, (19, 31), 8, 40, present=present))
 
 
@@ -168,16 +168,17 @@ def test_infinite_pixels_stay_where_they_are():
     assert torch.equal(~actual.isfinite(), wanted)
 
 
+@pytest.mark.parametrize("activation", (0, CODES["silu"], CODES["gelu"]))
 @pytest.mark.parametrize("itemsize", (2, 4))
-def test_tiles_suit_triton(itemsize):
+def test_tiles_suit_triton(itemsize, activation):
     for images, pixels in ((1, 1), (1, 196), (128, 49), (128, 196), (1, 128 * 3136), (7, 3136)):
         for channels in (1, 16, 24, 40, 96, 672, 3072):
             for out in (1, 16, 24, 40, 96, 320, 3072):
-                config = configs.config(images, pixels, channels, out, itemsize)
+                config = configs.config(images, pixels, channels, out, itemsize, activation)
                 for value in (config.pixels, config.reduction, config.out):
                     assert value & (value - 1) == 0 and value >= 16
                 # Of a thread's 255 registers.
-                assert config.pixels * config.out <= 64 * 32 * config.warps
+                assert config.pixels * config.out <= config.registers // 2 * 32 * config.warps
                 step = (config.pixels + config.out) * config.reduction * itemsize
                 # What every device has for a block; gate and shift are float32.
                 assert (step + 8 * config.reduction) * config.stages <= 99 << 10
@@ -187,7 +188,7 @@ def test_small_problems_are_cut_into_more_programs():
     def programs(config, pixels, out):
         return -(-pixels // config.pixels) * -(-out // config.out)
 
-    few = configs.config(1, 196, 112, 672, 2)
-    many = configs.config(1, 128 * 196, 112, 672, 2)
+    few = configs.config(1, 196, 112, 672, 2, 0)
+    many = configs.config(1, 128 * 196, 112, 672, 2, 0)
     assert programs(few, 196, 672) > 3 * programs(many, 196, 672)
     assert many.pixels * many.out > 4 * few.pixels * few.out

@@ -48,7 +48,8 @@ def forward(
     if gate is None and sample_scale is None:
         # No tile ends at the border of an image that is like all others.
         images, pixels = 1, images * pixels
-    config = configs.config(images, pixels, channels, out_channels, input.element_size())
+    sizes = (images, pixels, channels, out_channels, input.element_size())
+    config = configs.config(*sizes, input_activation)
     image_blocks = triton.cdiv(pixels, config.pixels)
     programs = images * image_blocks * triton.cdiv(out_channels, config.out)
     counts = (programs, images * pixels + config.pixels, weight.numel())
@@ -79,5 +80,5 @@ def forward(
             GROUP=config.group,
             num_warps=config.warps,
             num_stages=config.stages,
-            maxnreg=configs.REGISTERS,
+            maxnreg=config.registers,
         )
