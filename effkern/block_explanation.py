@@ -12,9 +12,12 @@ from torch import Tensor
 
 from . import registry
 from .functional import convnext_block, fused_mbconv, mbconv
+from .ops.convnext_block import triton_backend as convnext_triton
+from .ops.depthwise_conv2d import triton_inference
 from .ops.depthwise_conv2d.arguments import Params, resolve
 from .ops.fused_mbconv import takes_winograd
 from .ops.mbconv import pixels
+from .ops.mbconv import triton_backend as mbconv_triton
 from .plans import Explanation, Plan
 
 _REASONS = {
@@ -82,7 +85,7 @@ def explain_block(function: Callable[..., Tensor], *args: Any, **kwargs: Any) ->
         **{"has_bias": True, "activation": given["activation"]},
     }
     unknown: dict[str, Any] = dict.fromkeys(field.name for field in fields(Plan))
-    choice = _choice(op, given, tensors, params)
+    choice = _choice(op, given, tensors, params, problem)
     plan = Plan(**(unknown | {"bytes": moved, "flops": 2 * batch * macs} | choice))
     return Explanation(op, problem, {"forward": plan})
 
@@ -94,8 +97,15 @@ def _flat(values: Any) -> list[Any]:
     return found
 
 
+def _triton_plan(op: str, given: dict[str, Any], problem: dict[str, Any]) -> dict[str, Any]:
+    if op == "mbconv":
+        operands = [given[name] is not None for name in ("expand_weight", "se", "residual")]
+        return mbconv_triton.plan(problem, *operands)
+    return convnext_triton.plan(problem, given["grn_weight"] is not None)
+
+
 def _choice(
-    op: str, given: dict[str, Any], tensors: list[Tensor], params: Params
+    op: str, given: dict[str, Any], tensors: list[Tensor], params: Params, problem: dict[str, Any]
 ) -> dict[str, Any]:
     """Backend, kernel and reason."""
     backend = registry.current()
@@ -103,6 +113,8 @@ def _choice(
     if op == "fused_mbconv" and backend in _GPU and not differentiated:
         reason = f"backend {backend!r} was asked for; a call that its kernel does not take raises"
         return {"backend": backend, "kernel": op, "reason": reason}
+    if triton_inference.asked_for(tensors) and triton_inference.takes(tensors[0]):
+        return _triton_plan(op, given, problem) | {"backend": backend}
     with torch.set_grad_enabled(torch.is_grad_enabled() and op != "convnext_block"):
         fits = pixels.infers_on_cpu(tensors) and given.get("grn_weight") is None
     if tensors[0].dtype == torch.float64 or not fits:

@@ -171,7 +171,30 @@ def plan(launch: Launch) -> Plan:
         return Plan(load_width=16, store_width=16) if vectors else Plan()
     if launch.kernel == "fused_mbconv_kernel":
         return _fused_mbconv_plan(launch)
+    if launch.kernel == "pointwise_kernel":
+        return _pointwise_plan(launch)
     return Plan()
+
+
+def _pointwise_plan(launch: Launch) -> Plan:
+    values = launch.values
+    half = launch.types["input"] != "*fp32"
+    if any(values[name] * (2 if half else 4) % 16 for name in ("CHANNELS", "OUT_CHANNELS")):
+        return Plan(matrix=half)
+    # Of a channel: bias and scale where sums are, two neighbours of every eight; gate and shift
+    # four bytes at a time, in each of the steps that are unrolled.
+    narrow = _given(launch, "bias", "scale") * values["OUT"] // 8
+    steps = launch.options["num_stages"]
+    narrow += _given(launch, "gate", "shift") * steps
+    if values["OUT"] * values["REDUCTION"] < 32 * launch.options["num_warps"] * (8 if half else 4):
+        # A tile of weights has less than a vector for each thread.
+        narrow += steps + 1
+    return Plan(16, 16, matrix=half, narrow_loads=narrow)
+
+
+def _given(launch: Launch, *names: str) -> int:
+    """How many of the tensors there are."""
+    return sum(launch.types[name].startswith("*") for name in names)
 
 
 def _fused_mbconv_plan(launch: Launch) -> Plan:
@@ -181,7 +204,8 @@ def _fused_mbconv_plan(launch: Launch) -> Plan:
     if any(count * (2 if half else 4) % 16 for count in channels):
         return Plan(matrix=half)
     # Biases: a thread holds two neighbours of every eight columns of sums.
-    narrow = (values["GROUPS"] * values["EXPANDED"] + values["OUT"]) // 8
+    vectors = 1 + _given(launch, "scale")
+    narrow = (values["GROUPS"] * values["EXPANDED"] + vectors * values["OUT"]) // 8
     threads = 32 * launch.options["num_warps"]
     # Steps may be unrolled, and as many as there are stages are loaded before the first.
     terms = values["KERNEL_H"] * values["KERNEL_W"] * values["CHANNELS"]

@@ -79,12 +79,14 @@ def test_kernels_compile_to_what_the_baseline_says(shipped, tmp_path, monkeypatc
         assert entry == baseline[key]
 
 
-def test_fused_blocks_use_matrix_instructions_where_they_exist(shipped):
+@pytest.mark.parametrize("kernel", ("fused_mbconv_kernel", "pointwise_kernel"))
+def test_products_use_matrix_instructions_where_they_exist(shipped, kernel):
     _, launches, _ = shipped
-    for found in launches.values():
-        if found.launch.kernel == "fused_mbconv_kernel":
-            plan = gate.plan(found.launch)
-            assert plan.matrix == ("float32" not in found.name) and plan.load_width == 16
+    products = [found for found in launches.values() if found.launch.kernel == kernel]
+    assert products
+    for found in products:
+        plan = gate.plan(found.launch)
+        assert plan.matrix == ("float32" not in found.name) and plan.load_width == 16
 
 
 def test_most_image_accesses_are_planned_16_bytes_wide(shipped):

@@ -264,6 +264,49 @@ def test_one_launch_covers_a_convolution_with_norm(norm, dtype):
     assert values["CHANNELS"] * values["GROUPS"] == norm.channels
 
 
+@pytest.mark.parametrize("product", triton_blocks.PRODUCTS, ids=lambda product: product.name)
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32), ids=str)
+def test_one_launch_covers_a_product(product, dtype):
+    with recorded_launches(90) as recorded:
+        triton_blocks.run_product(product, dtype)
+    (found,) = recorded
+    values, pixels = found.values, product.size**2
+    images = product.batch
+    if "gate" not in product.operands:
+        images, pixels = 1, images * pixels
+    blocks = images * -(-pixels // values["PIXELS"])
+    assert found.grid == (blocks * -(-product.out // values["OUT"]), 1, 1)
+    assert not values["WIDE"]
+    # Of a matrix product, padding computes at most as much again.
+    assert -(-product.out // values["OUT"]) * values["OUT"] < 2 * product.out
+    assert -(-product.channels // values["REDUCTION"]) * values["REDUCTION"] < 2 * product.channels
+
+
+def test_batches_of_a_product_compile_nothing_anew():
+    fingerprints = set()
+    for batch in (64, 65, 128):
+        with recorded_launches(90) as recorded:
+            triton_blocks.run_product(triton_blocks.PRODUCTS[0], torch.bfloat16, batch)
+        fingerprints.add(recorded[0].fingerprint)
+    assert len(fingerprints) == 1
+
+
+def test_large_batches_of_a_product_take_64_bit_offsets():
+    with recorded_launches(90) as recorded:
+        triton_blocks.run_product(triton_blocks.PRODUCTS[0], torch.bfloat16, 4096)
+    assert recorded[0].values["WIDE"]
+
+
+@pytest.mark.parametrize("mlp", triton_blocks.MLPS, ids=lambda mlp: mlp.name)
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32), ids=str)
+def test_one_launch_covers_an_mlp(mlp, dtype):
+    with recorded_launches(90) as recorded:
+        triton_blocks.run_mlp(mlp, dtype, batch=3)
+    (found,) = recorded
+    assert found.grid == (-(-3 * mlp.size**2 // found.values["PIXELS"]), 1, 1)
+    assert found.values["OUT"] >= mlp.channels and found.values["KERNEL_H"] == 1
+
+
 def test_effkern_does_not_import_triton():
     code = "import sys, effkern; effkern.backends(); print('triton' in sys.modules)"
     finished = subprocess.run(

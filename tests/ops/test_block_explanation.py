@@ -8,6 +8,7 @@ import torch
 import effkern
 from effkern import _library
 from effkern.functional import convnext_block, fused_mbconv, mbconv
+from effkern.ops.convnext_block.triton_backend import choose
 
 pytestmark = pytest.mark.skipif(not _library.available(), reason=str(_library.load_error()))
 
@@ -78,3 +79,17 @@ def test_other_forms_of_fused_mbconv():
                          else "cuda_emulated"):  # fmt: skip
         plan = effkern.explain(function, *args).plans["forward"]
     assert plan.kernel == "fused_mbconv" and "was asked for" in plan.reason
+
+
+@pytest.mark.parametrize(
+    "channels, response_norm, one_kernel, numbers, words",
+    (
+        (96, False, True, 5 * 96, "in one kernel: 768 numbers per pixel"),
+        (256, False, True, 5 * 256, "in one kernel"),
+        (257, False, False, 13 * 257, "257 channels do not fit one kernel, 256 do"),
+        (96, True, False, 17 * 96, "norms of whole images"),
+    ),
+)
+def test_what_triton_makes_of_an_mlp(channels, response_norm, one_kernel, numbers, words):
+    choice = choose(channels, 4 * channels, response_norm)
+    assert (choice.one_kernel, choice.numbers) == (one_kernel, numbers) and words in choice.reason

@@ -12,6 +12,7 @@ from effkern.functional import convnext_block
 from effkern.ops.convnext_block import autograd
 from effkern.testing.poison import poisoned_memory
 from effkern.testing.problems import with_layout
+from effkern.triton_kernels.fused_mbconv import configs
 
 pytestmark = pytest.mark.skipif(not _library.available(), reason=str(_library.load_error()))
 
@@ -270,6 +271,40 @@ def test_other_backends_and_transforms():
     gradient = torch.func.grad(lambda x: convnext_block(x, **rest).square().sum())
     expected = torch.func.grad(lambda x: reference(x, **rest).square().sum())
     torch.testing.assert_close(gradient(tensors["input"]), expected(tensors["input"]))
+
+
+# For GPUs one kernel after the LayerNorm or, with more channels than `most`, two products.
+KERNEL_CASES = {
+    "one kernel": {},
+    "one kernel, no biases": {"without": ("fc1_bias", "fc2_bias", "gamma", "norm_weight")},
+    "one kernel, odd": {"channels": 9, "hidden": 37, "size": (5, 4)},
+    "two products": {"most": 0, "channels": 24, "hidden": 72},
+    "two products, no biases": {"most": 0, "without": ("fc1_bias", "fc2_bias", "gamma")},
+    "response norm": {"grn": True},
+}
+
+
+@pytest.mark.parametrize("scaled", (False, True), ids=("", "sample_scale"))
+@pytest.mark.parametrize("dtype", (DTYPES[0], *DTYPES[2:]), ids=lambda dtype: str(dtype)[6:])
+@both_layouts
+@pytest.mark.parametrize("name", KERNEL_CASES)
+def test_same_as_composed(monkeypatch, backend, name, layout, dtype, scaled):
+    if backend.name.startswith("cuda"):
+        pytest.skip("no kernels of its own there")
+    case = dict(KERNEL_CASES[name])
+    monkeypatch.setattr(configs, "MOST_OUT", case.pop("most", configs.MOST_OUT))
+    tensors = {k: t if t is None else t.to(backend.device) for k, t in
+               problem(dtype=dtype, **case).items()}  # fmt: skip
+    if scaled:
+        tensors["sample_scale"] = tensors["input"].new_tensor([0.0, 1.25, 1.25])
+    tensors["input"] = with_layout(tensors["input"], layout)
+    wide = {k: None if t is None else t.double() for k, t in tensors.items()}
+    exact, by_torch = reference(**wide), reference(**tensors)
+    actual = convnext_block(**tensors)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    assert (actual.dtype, actual.shape) == (by_torch.dtype, by_torch.shape)
+    error, torch_error = distances((actual, by_torch), (exact, exact))
+    assert error <= 2 * torch_error + torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize(

@@ -213,6 +213,32 @@ def test_other_backends_are_composed(backend, layout):
     torch.testing.assert_close(mbconv(**arguments), wanted, rtol=1e-4, atol=1e-4)
 
 
+# Of a GPU's tiles: more than one, channels that fill none, each part of the block missing.
+KERNEL_CASES = {
+    "stride 2": {"channels": 24, "hidden": 72, "out": 40, "size": (11, 9), "stride": 2},
+    "5x5 relu": {"kernel": 5, "hidden": 40, "names": ("relu", "hardsigmoid")},
+    "odd gelu": {"channels": 3, "hidden": 21, "out": 7, "size": (5, 4), "reduced": 1},
+    "no expansion hardswish": {"out": 16, "without": ("expand_weight", "residual")},
+    "no se relu6": {"without": ("se",)},
+    "no biases": {"without": ("expand_bias", "depthwise_bias", "project_bias")},
+}
+
+
+@pytest.mark.parametrize("dtype", (DTYPES[0], *DTYPES[2:]), ids=lambda dtype: str(dtype)[6:])
+@both_layouts
+@pytest.mark.parametrize("name", KERNEL_CASES)
+def test_same_as_composed(backend, name, layout, dtype):
+    if backend.name.startswith("cuda"):
+        pytest.skip("no kernels of its own there: test_other_backends_are_composed")
+    arguments = problem(dtype=dtype, **KERNEL_CASES[name])
+    last = name.split()[-1]
+    check(
+        mapped(lambda t: t.to(backend.device), arguments),
+        layout,
+        activation=last if last in ACTIVATIONS else "silu",
+    )
+
+
 def se_with(place, value):
     return {"se": (*problem()["se"][:place], value, *problem()["se"][place + 1 :])}
 

@@ -68,6 +68,10 @@ def config(expanded: int, out: int | None, itemsize: int) -> Config:
         return Config(64, 16, min(32, _power_of_two(expanded)), 1, columns, 8, 2)
     # Storing the sums of 256 columns, without a projection, spills on sm_80.
     projected = 64 if out is None else columns
+    if projected > _MOST_COLUMNS // 2:
+        # The same registers hold twice the columns of half the pixels.
+        tile, groups = _groups(expanded, _MOST_COLUMNS // 2)
+        return Config(_PIXELS // 2, 32, tile, groups, columns, 8, 4)
     tile, groups = _groups(expanded, _MOST_COLUMNS - projected)
     held = tile * groups + projected
     return Config(_PIXELS, 32, tile, groups, columns, 8 if held > 96 else 4, 4)

@@ -18,34 +18,7 @@ of k and of expanded channels, as they are in channels_last models: nothing is p
 import triton
 import triton.language as tl
 
-from ..depthwise_conv2d.activation import SILU, activate
-
-
-@triton.jit
-def _activated(x, ACTIVATION: tl.constexpr, HALF: tl.constexpr):
-    if ACTIVATION == SILU:
-        # Ten instructions instead of fifteen. Where the power overflows, the quotient is zero.
-        return x / (1.0 + tl.exp2(x * -1.4426950408889634))
-    else:
-        return activate(x, ACTIVATION, HALF)
-
-
-@triton.jit
-def _biased(sums, bias, channel, COUNT: tl.constexpr):
-    if bias is None:
-        return sums
-    else:
-        value = tl.load(bias + channel, mask=channel < COUNT, other=0.0)
-        return sums + value.to(tl.float32)[None, :]
-
-
-@triton.jit
-def _store(sums, residual, output, pixel, inside, channel, COUNT: tl.constexpr):
-    mask = inside[:, None] & (channel < COUNT)[None, :]
-    offset = (pixel * COUNT)[:, None] + channel[None, :]
-    if residual is not None:
-        sums += tl.load(residual + offset, mask=mask, other=0.0).to(tl.float32)
-    tl.store(output + offset, sums.to(output.dtype.element_ty), mask=mask)
+from ..pointwise.epilogue import activated, biased, scaled, store
 
 
 @triton.jit(
@@ -57,6 +30,8 @@ def fused_mbconv_kernel(
     expand_bias,
     project_weight,
     project_bias,
+    scale,
+    sample_scale,
     residual,
     output,
     pixels,
@@ -130,10 +105,10 @@ def fused_mbconv_kernel(
             sums = new
         for group in tl.static_range(GROUPS):
             e = first + group * EXPANDED + tl.arange(0, EXPANDED)
-            expanded = _biased(sums[group], expand_bias, e, EXPANDED_CHANNELS)
-            expanded = _activated(expanded, ACTIVATION, HALF)
+            expanded = biased(sums[group], expand_bias, e, EXPANDED_CHANNELS)
+            expanded = activated(expanded, ACTIVATION, HALF)
             if project_weight is None:
-                _store(expanded, residual, output, pixel, inside, e, EXPANDED_CHANNELS)
+                store(expanded, residual, output, pixel, inside, e, EXPANDED_CHANNELS)
             else:
                 if EXPANDED_CHANNELS % (GROUPS * EXPANDED) != 0:
                     # Channels that do not exist: infinite pixels times zeros.
@@ -145,5 +120,9 @@ def fused_mbconv_kernel(
                 )
                 result = tl.dot(expanded.to(DTYPE), weight, result, input_precision="ieee")
     if project_weight is not None:
-        result = _biased(result, project_bias, out, OUT_CHANNELS)
-        _store(result, residual, output, pixel, inside, out, OUT_CHANNELS)
+        result = biased(result, project_bias, out, OUT_CHANNELS)
+        result = scaled(result, scale, out, OUT_CHANNELS)
+        if sample_scale is not None:
+            factor = tl.load(sample_scale + image, mask=inside, other=0.0)
+            result *= factor.to(tl.float32)[:, None]
+        store(result, residual, output, pixel, inside, out, OUT_CHANNELS)

@@ -26,6 +26,8 @@ def forward(
     output: Tensor,
     geometry: tuple[int, ...],
     activation: int,
+    scale: Tensor | None = None,
+    sample_scale: Tensor | None = None,
 ) -> None:
     """Writes `output`.
 
@@ -36,6 +38,8 @@ def forward(
         project_weight: (O, E), contiguous, or None for O = E. project_bias: (O,) or None.
         geometry: stride_h, stride_w, pad_top, pad_left, in pixels.
         activation: its number in the operators' schemas.
+        scale, sample_scale: what the projection is multiplied by before the residual is added, (O,)
+            and (N,), contiguous, or None.
 
     Raises:
         RuntimeError: more than 2**31 - 1 pixels, or what Triton cannot compile.
@@ -55,6 +59,8 @@ def forward(
             expand_bias,
             project_weight,
             project_bias,
+            scale,
+            sample_scale,
             residual,
             output,
             pixels,

@@ -13,6 +13,7 @@ from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import resolve_for
 from ..depthwise_conv2d.cpu_operators import can_run
 from ..depthwise_conv2d_layer_norm import depthwise_conv2d_layer_norm
+from . import response_norm, triton_backend
 
 if _library.available():
     from ..depthwise_conv2d import registration
@@ -20,8 +21,6 @@ if _library.available():
 
 _NAME = "effkern.convnext_block"
 _SAVE = ("minimal", "all")
-# timm's; the paper's code has the same.
-_GRN_EPS = 1e-6
 
 
 def convnext_block(
@@ -48,7 +47,9 @@ def convnext_block(
 
     Computes ``input + sample_scale * gamma * fc2(grn(activation(fc1(n))))`` for ``n =
     depthwise_conv2d_layer_norm(input, ...)``, fc1 and fc2 per pixel. On CPU the pixels pass through
-    the matrix products in chunks whose 4C activations stay in the cache.
+    the matrix products in chunks whose 4C activations stay in the cache. With backend "triton", in
+    float32, float16 or bfloat16 and without gradients, fc1 and fc2 are one kernel up to 256
+    channels, else two, with everything around them.
 
     Args:
         input: (N, C, H, W) or (C, H, W); float64, float32, float16 or bfloat16.
@@ -173,6 +174,9 @@ def _run(tensors: tuple[Any, ...], eps: float, pads, activation: int, save: str)
         and not any(isinstance(t, torch._subclasses.FakeTensor) for t in present)
     )
     if not fits:
+        result = triton_backend.forward(_NAME, tensors, eps, pads, activation)
+        if result is not None:
+            return result
         if grn_weight is None or save == "all" or torch.compiler.is_compiling():
             return compose(tensors, eps, pads, activation)
         return torch.utils.checkpoint.checkpoint(
@@ -200,8 +204,7 @@ def compose(tensors: tuple[Any, ...], eps: float, pads, activation: int) -> Tens
     n = depthwise_conv2d_layer_norm(x, w, b, nw, nb, eps, padding=padding)
     a = fallback.activate(torch.nn.functional.linear(n.permute(0, 2, 3, 1), w1, b1), activation)
     if grn_weight is not None:
-        norm = a.norm(p=2, dim=(1, 2), keepdim=True)
-        norm = norm / (norm.mean(dim=-1, keepdim=True) + _GRN_EPS)
+        norm = response_norm.relative(a.norm(p=2, dim=(1, 2), keepdim=True))
         a = a + torch.addcmul(grn_bias, grn_weight, a * norm)
     o = torch.nn.functional.linear(a, w2, b2).permute(0, 3, 1, 2)
     if gamma is not None:

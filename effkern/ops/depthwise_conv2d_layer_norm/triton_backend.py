@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..depthwise_conv2d import triton_inference
 
+_OP = "depthwise_conv2d_layer_norm"
+
 
 def forward(
     name: str,
@@ -53,7 +55,7 @@ def forward(
     from ...triton_kernels.depthwise_conv2d_layer_norm import launch
 
     launch.forward(
-        name,
+        _OP,
         input.contiguous(memory_format=last),
         weight,
         *(None if t is None else t.contiguous() for t in (bias, scale, shift)),

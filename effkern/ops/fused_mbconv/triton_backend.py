@@ -9,6 +9,7 @@ from ..depthwise_conv2d import triton_inference
 from ..depthwise_conv2d.arguments import Params
 from ..mbconv import pixels
 
+_OP = "fused_mbconv"
 _Block = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Params, tuple[int, int]]
 
 
@@ -40,7 +41,7 @@ def forward(name: str, input: Tensor, block: _Block, residual: Tensor | None) ->
     from ...triton_kernels.fused_mbconv import launch
 
     launch.forward(
-        name,
+        _OP,
         input.contiguous(memory_format=last),
         expand_weight.contiguous(memory_format=last),
         _dense(expand_bias),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ... import _library
@@ -13,27 +12,15 @@ from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import ACTIVATIONS, Params, code_of, resolve_for
 from ..depthwise_conv2d.fused import SUMS
 from ..depthwise_conv2d.fused import _run as depthwise
-from . import checks, pixels
+from . import checks, pixels, squeeze_excite, triton_backend
 
 if _library.available():
     _OPERATOR = torch.ops.effkern._mbconv.default
 
 _NAME = "effkern.mbconv"
-_GATES: dict[str, Any] = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
 _SE = ("reduce_weight", "reduce_bias", "expand_weight", "expand_bias", "activation", "gate")
 
 SqueezeExcite: TypeAlias = tuple[Tensor, Tensor | None, Tensor, Tensor | None, str | None, str]
-
-
-class _Se(NamedTuple):
-    """Squeeze-and-excitation, checked."""
-
-    reduce_weight: Tensor
-    reduce_bias: Tensor | None
-    expand_weight: Tensor
-    expand_bias: Tensor | None
-    activation: int
-    gate: str
 
 
 class _Block(NamedTuple):
@@ -43,7 +30,7 @@ class _Block(NamedTuple):
     expand_bias: Tensor | None
     depthwise_weight: Tensor
     depthwise_bias: Tensor | None
-    se: _Se | None
+    se: squeeze_excite.Arguments | None
     project_weight: Tensor
     project_bias: Tensor | None
     params: Params
@@ -95,9 +82,10 @@ def mbconv(
             :func:`depthwise_conv2d`.
 
     On CPU a call that needs no gradient keeps the expanded channels of a few images at a time, in
-    one buffer, and adds the projection to the residual. Everything else (gradients, torch.compile,
-    autocast, other devices and backends) is composed of :func:`depthwise_conv2d_fused` and torch's
-    operators, differentiable to any order.
+    one buffer, and adds the projection to the residual. With backend "triton" such a call in
+    float32, float16 or bfloat16 has kernels whose products take bias, activation, gate and residual
+    along. Everything else (gradients, torch.compile, autocast, other devices and backends) is
+    composed of :func:`depthwise_conv2d_fused` and torch's operators, differentiable to any order.
 
     Source: MobileNetV2 (arXiv 1801.04381), EfficientNet (arXiv 1905.11946), squeeze-and-excitation
     (arXiv 1709.01507).
@@ -182,12 +170,12 @@ def _check_se_kinds(se: Any) -> None:
         raise RuntimeError(f"{_NAME}: se: wanted ({', '.join(_SE)}), got {len(se)} values")
     if not isinstance(se[5], str):
         raise TypeError(f"{_NAME}: se.gate: wanted a str, got {type(se[5]).__name__}")
-    if se[5] not in _GATES:
-        known = ", ".join(repr(gate) for gate in _GATES)
+    if se[5] not in squeeze_excite.GATES:
+        known = ", ".join(repr(gate) for gate in squeeze_excite.GATES)
         raise ValueError(f"{_NAME}: se.gate: wanted one of {known}, got {se[5]!r}")
 
 
-def _squeeze_excite(se: SqueezeExcite, channels: int) -> _Se:
+def _squeeze_excite(se: SqueezeExcite, channels: int) -> squeeze_excite.Arguments:
     reduce_weight = checks.matrix(_NAME, "se.reduce_weight", se[0], channels)
     width = reduce_weight.shape[0]
     expand_weight = checks.matrix(_NAME, "se.expand_weight", se[2], width)
@@ -197,29 +185,28 @@ def _squeeze_excite(se: SqueezeExcite, channels: int) -> _Se:
     checks.shape(_NAME, "se.reduce_bias", se[1], (width,))
     checks.shape(_NAME, "se.expand_bias", se[3], (channels,))
     activation = code_of(_NAME, "se.activation", se[4], ACTIVATIONS)
-    return _Se(reduce_weight, se[1], expand_weight, se[3], activation, se[5])
+    return squeeze_excite.Arguments(reduce_weight, se[1], expand_weight, se[3], activation, se[5])
 
 
-def _infers(input: Tensor, block: _Block, residual: Tensor | None) -> bool:
+def _tensors(input: Tensor, block: _Block, residual: Tensor | None) -> list[Tensor]:
     weights = [*block[:4], *block[5:7], *(block.se[:4] if block.se else ()), *(block.norm or ())]
-    tensors = [t for t in (input, *weights, residual) if isinstance(t, Tensor)]
-    return pixels.infers_on_cpu(tensors) and input.dtype != torch.float64
+    return [t for t in (input, *weights, residual) if isinstance(t, Tensor)]
+
+
+def _infers(tensors: list[Tensor]) -> bool:
+    return pixels.infers_on_cpu(tensors) and tensors[0].dtype != torch.float64
 
 
 def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
-    if _infers(input, block, residual):
+    tensors = _tensors(input, block, residual)
+    if _infers(tensors):
         input = pixels.dense(input)
         if residual is not None:
             residual = residual.contiguous(memory_format=pixels.memory_format(input))
         return infer(input, _operands(block), residual)
+    if (result := triton_backend.forward(_NAME, tensors, block, residual)) is not None:
+        return result
     return _compose(input, block, residual)
-
-
-def _gate(sums: Tensor, pixel_count: int, se: _Se, dtype: torch.dtype) -> Tensor:
-    mean = (sums / pixel_count).to(dtype)
-    reduced = F.linear(mean, se.reduce_weight, se.reduce_bias)
-    reduced = fallback.activate(reduced, se.activation)
-    return _GATES[se.gate](F.linear(reduced, se.expand_weight, se.expand_bias))
 
 
 def _convolve(images: Tensor, block: _Block) -> Tensor:
@@ -230,10 +217,12 @@ def _convolve(images: Tensor, block: _Block) -> Tensor:
         params = (*params[:8], 0)
     operands = (images, weight, bias, None, None, params, 0)
     if se is None:
-        return depthwise(*operands, SUMS[None])
-    output, sums = depthwise(*operands, SUMS["spatial"])
-    gate = _gate(sums, output.shape[2] * output.shape[3], se, output.dtype)
-    output = output * gate[:, :, None, None]
+        output = depthwise(*operands, SUMS[None])
+    else:
+        output, sums = depthwise(*operands, SUMS["spatial"])
+        pixel_count = output.shape[2] * output.shape[3]
+        gate = squeeze_excite.gate(sums, pixel_count, se, output.dtype)
+        output = output * gate[:, :, None, None]
     if block.norm is None:
         return output
     scale, shift = (t[:, None, None] for t in block.norm)
@@ -270,7 +259,7 @@ def operands(input: Tensor, *arguments: Any) -> Operands | None:
     or None if the call is composed. Arguments as those of :func:`mbconv_with_norm`, in its order.
     """
     block = _checked(input, *arguments)
-    return _operands(block) if _infers(input, block, arguments[-1]) else None
+    return _operands(block) if _infers(_tensors(input, block, arguments[-1])) else None
 
 
 def infer(images: Tensor, operands: Operands, residual: Tensor | None) -> Tensor:
