@@ -8,7 +8,7 @@
 // projection: the one's fragment is the layout of the other's (FlashAttention-2, arXiv 2307.08691).
 #pragma once
 
-#include "common/activation.cuh"
+#include "common/activation_16_bits.cuh"
 #include "fused_mbconv/fused_mbconv_tile.cuh"
 
 namespace effkern {
@@ -82,7 +82,7 @@ template <typename T, int kTiles>
 __device__ __forceinline__ void activate_expanded(Activation activation,
                                                   float (&sums)[kFusedMBConvRowTiles][kTiles][4],
                                                   int columns) {
-  // What nearly all of these blocks have, without a loop. 2^126 and more has 0 for a reciprocal.
+  // What nearly all of these blocks have, without a loop.
   if (activation == Activation::kSiLU) {
 #pragma unroll
     for (int j = 0; j < kTiles; j += 2) {
@@ -90,7 +90,7 @@ __device__ __forceinline__ void activate_expanded(Activation activation,
 #pragma unroll
       for (int i = 0; i < 8 * kFusedMBConvRowTiles; ++i) {
         float& x = sums[i / 8][j + i / 4 % 2][i % 4];
-        x *= ptx::reciprocal_approx(1.f + ptx::exp2_approx(x * -1.4426950408889634f));
+        x = silu_to_16_bits(x);
       }
     }
     return;
