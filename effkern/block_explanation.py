@@ -12,8 +12,10 @@ from torch import Tensor
 
 from . import registry
 from .functional import convnext_block, fused_mbconv, mbconv
+from .ops.convnext_block import cuda_backend as convnext_cuda
 from .ops.depthwise_conv2d.arguments import Params, resolve
 from .ops.fused_mbconv import takes_winograd
+from .ops.mbconv import cuda_backend as mbconv_cuda
 from .ops.mbconv import pixels
 from .plans import Explanation, Plan
 
@@ -103,6 +105,9 @@ def _choice(
     if op == "fused_mbconv" and backend in _GPU and not differentiated:
         reason = f"backend {backend!r} was asked for; a call that its kernel does not take raises"
         return {"backend": backend, "kernel": op, "reason": reason}
+    explained = {"mbconv": mbconv_cuda.explained, "convnext_block": convnext_cuda.explained}.get(op)
+    if explained is not None and (kernels := explained(given, tensors, params)) is not None:
+        return kernels
     with torch.set_grad_enabled(torch.is_grad_enabled() and op != "convnext_block"):
         fits = pixels.infers_on_cpu(tensors) and given.get("grn_weight") is None
     if tensors[0].dtype == torch.float64 or not fits:

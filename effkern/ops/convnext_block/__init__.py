@@ -13,6 +13,7 @@ from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import resolve_for
 from ..depthwise_conv2d.cpu_operators import can_run
 from ..depthwise_conv2d_layer_norm import depthwise_conv2d_layer_norm
+from . import cuda_backend
 
 if _library.available():
     from ..depthwise_conv2d import registration
@@ -173,6 +174,8 @@ def _run(tensors: tuple[Any, ...], eps: float, pads, activation: int, save: str)
         and not any(isinstance(t, torch._subclasses.FakeTensor) for t in present)
     )
     if not fits:
+        if (output := cuda_backend.run(tensors, eps, pads, activation)) is not None:
+            return output
         if grn_weight is None or save == "all" or torch.compiler.is_compiling():
             return compose(tensors, eps, pads, activation)
         return torch.utils.checkpoint.checkpoint(

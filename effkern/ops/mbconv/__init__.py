@@ -13,7 +13,7 @@ from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import ACTIVATIONS, Params, code_of, resolve_for
 from ..depthwise_conv2d.fused import SUMS
 from ..depthwise_conv2d.fused import _run as depthwise
-from . import checks, pixels
+from . import checks, cuda_backend, pixels
 
 if _library.available():
     _OPERATOR = torch.ops.effkern._mbconv.default
@@ -95,9 +95,11 @@ def mbconv(
             :func:`depthwise_conv2d`.
 
     On CPU a call that needs no gradient keeps the expanded channels of a few images at a time, in
-    one buffer, and adds the projection to the residual. Everything else (gradients, torch.compile,
-    autocast, other devices and backends) is composed of :func:`depthwise_conv2d_fused` and torch's
-    operators, differentiable to any order.
+    one buffer, and adds the projection to the residual. With backend "cuda" an eager one in float16
+    or bfloat16, channels_last, with channels in multiples of 8, has kernels of its own for both 1x1
+    convolutions. Everything else (gradients, torch.compile, autocast, other devices and backends)
+    is composed of :func:`depthwise_conv2d_fused` and torch's operators, differentiable to any
+    order.
 
     Source: MobileNetV2 (arXiv 1801.04381), EfficientNet (arXiv 1905.11946), squeeze-and-excitation
     (arXiv 1709.01507).
@@ -195,6 +197,8 @@ def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     tensors = [t for t in (input, *weights, residual) if isinstance(t, Tensor)]
     if pixels.infers_on_cpu(tensors) and input.dtype != torch.float64:
         return _infer(input, block, residual)
+    if (output := cuda_backend.run(input, block, residual, tensors, _gate)) is not None:
+        return output
     return _compose(input, block, residual)
 
 
