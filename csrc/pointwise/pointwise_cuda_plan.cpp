@@ -12,6 +12,10 @@ namespace {
 #define EFFKERN_POINTWISE_BLOCKS 128
 #endif
 constexpr int64_t kFewestBlocks = EFFKERN_POINTWISE_BLOCKS;
+// What every device since sm_80 gives a block that asks for it.
+constexpr int64_t kMostSharedMemory = 99 << 10;
+// Input channels whose products take so long that a multiprocessor may have one block alone.
+constexpr int64_t kLongSums = 256;
 // Elements of a vector of 16 bytes.
 constexpr int64_t kVector = 8;
 
@@ -46,9 +50,8 @@ PointwiseCudaPlan tile(const PointwiseCudaProblem& p, int warps, int channels) {
   plan.grid = ceil_div(p.images * p.pixels, plan.tile_pixels) * ceil_div(p.out_channels, channels);
   const int64_t rows = plan.tile_pixels + channels + plan.gate_rows;
   const int64_t staged = 2 * kPointwiseStages * kPointwiseSlice * rows;
-  // In place of the stages.
-  const int64_t sums =
-      4 * plan.tile_pixels * (channels / kPointwiseWarpChannels) * int64_t(kPointwiseSumsPitch);
+  // In place of the stages, 32 pixels of each warp.
+  const int64_t sums = 4 * 32 * int64_t(warps) * kPointwiseSumsPitch;
   plan.shared_memory = std::max(staged, sums);
   return plan;
 }
@@ -59,9 +62,13 @@ PointwiseCudaPlan plan_pointwise_cuda(const PointwiseCudaProblem& p) {
   PointwiseCudaPlan plan;
   plan.refusal = refusal(p);
   if (plan.refusal) return plan;
+  const int most = p.out_channels <= 64 ? 64 : 128;
+  // 256 pixels halve what is read of the weights, which comes from L2 for each block.
+  if (most == 128 && p.in_channels >= kLongSums) plan = tile(p, kPointwiseMostWarps, most);
+  if (plan.grid < 2 * kFewestBlocks || plan.shared_memory > kMostSharedMemory) plan = {};
   // Smaller tiles where multiprocessors would be idle.
-  for (int channels = p.out_channels <= 64 ? 64 : 128; channels >= 64; channels /= 2) {
-    for (int warps = kPointwiseMostWarps; warps >= 2; warps /= 2) {
+  for (int channels = most; channels >= 64; channels /= 2) {
+    for (int warps = 4; warps >= 2; warps /= 2) {
       if (plan.grid < kFewestBlocks) plan = tile(p, warps, channels);
     }
   }

@@ -24,7 +24,7 @@ inline constexpr int kPointwiseSlice = 32;
 inline constexpr int kPointwiseStages = 4;
 // Warps of a block at most; it has 32 pixels for each. A warp computes 64 output channels, of 32
 // pixels where the block has 64 channels and of 64 where it has 128.
-inline constexpr int kPointwiseMostWarps = 4;
+inline constexpr int kPointwiseMostWarps = 8;
 inline constexpr int kPointwiseWarpChannels = 64;
 // Floats from half to half of a pixel's sums in shared memory, and from pixel to pixel.
 inline constexpr int kPointwiseSumsHalf = 36;

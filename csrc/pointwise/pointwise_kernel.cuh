@@ -67,19 +67,21 @@ __device__ __forceinline__ void multiply_step(float (&sums)[kRowTiles][kPointwis
   }
 }
 
-// A warp's sums to its part of shared memory. Of a pixel, every other four channels are in the
-// first half and the rest in the second: lanes of 8 channels each then read from different banks.
+// Sums of 32 of a warp's pixels, from row tile `first` on, to its part of shared memory. Of a
+// pixel, every other four channels are in the first half and the rest in the second: lanes of 8
+// channels each then read from different banks.
 template <int kRowTiles>
-__device__ __forceinline__ void store_sums(
-    float* mine, const float (&sums)[kRowTiles][kPointwiseColumnTiles][4]) {
+__device__ __forceinline__ void store_sums(float* mine,
+                                           const float (&sums)[kRowTiles][kPointwiseColumnTiles][4],
+                                           int first) {
   const int lane = threadIdx.x % 32;
   float* const to = mine + lane / 2 * kPointwiseSumsHalf + lane % 2 * 2;
 #pragma unroll
-  for (int i = 0; i < 2 * kRowTiles; ++i) {
+  for (int i = 0; i < 4; ++i) {
 #pragma unroll
     for (int j = 0; j < kPointwiseColumnTiles; ++j) {
       store_shared_packed<2>(to + 8 * i * kPointwiseSumsPitch + 4 * j,
-                             pack<2, float>(sums[i / 2][j] + i % 2 * 2));
+                             pack<2, float>(sums[first + i / 2][j] + i % 2 * 2));
     }
   }
 }
@@ -94,24 +96,34 @@ __device__ __forceinline__ void load_channels(bool valid, const T* vector, int c
   for (float& value : values) value = valid ? value : otherwise;
 }
 
-// A warp's pixels, from `pixel` on, and channels, from `channel` on, from its sums to memory.
-template <typename T, int kPixels, bool kActivated>
+// What a lane's channels are multiplied by and added to, from `channel` on; not all may exist.
+struct PointwiseChannels {
+  int channel;
+  float bias[8], scale[8];
+
+  template <typename T>
+  __device__ __forceinline__ PointwiseChannels(const PointwiseImages<T>& p, int channel)
+      : channel(channel) {
+    const bool exists = channel < p.out_channels;
+    load_channels(exists, p.bias, channel, 0.f, bias);
+    load_channels(exists, p.scale, channel, 1.f, scale);
+  }
+};
+
+// 32 pixels of a warp, the lane's first one being `pixel`, from shared memory to their images.
+template <typename T, bool kActivated>
 __device__ __forceinline__ void store_pixels(const PointwiseImages<T>& p, const float* mine,
-                                             int pixel, int channel) {
+                                             int pixel, const PointwiseChannels& of) {
   // Residuals on their way at a time; fewer where each has code of many instructions.
   constexpr int kTogether = kActivated ? 2 : 4;
   const int lane = threadIdx.x % 32;
-  channel += lane % 8 * 8, pixel += lane / 8;
-  const bool exists = channel < p.out_channels;
-  float bias[8], scale[8];
-  load_channels(exists, p.bias, channel, 0.f, bias);
-  load_channels(exists, p.scale, channel, 1.f, scale);
+  const bool exists = of.channel < p.out_channels;
   const float* from = mine + lane / 8 * kPointwiseSumsPitch + lane % 8 * 4;
-  const int64_t place = int64_t(pixel) * p.out_channels + channel;
+  const int64_t place = int64_t(pixel) * p.out_channels + of.channel;
   const T* residual = p.residual + (p.residual != nullptr ? place : 0);
   T* to = p.output + place;
 #pragma unroll 1
-  for (int i = 0; i < kPixels / 4; i += kTogether) {
+  for (int i = 0; i < 8; i += kTogether) {
     Packed<T, 8> added[kTogether];
     bool valid[kTogether];
 #pragma unroll
@@ -127,10 +139,10 @@ __device__ __forceinline__ void store_pixels(const PointwiseImages<T>& p, const 
       load_shared<4, 4>(from + 4 * j * kPointwiseSumsPitch + kPointwiseSumsHalf, values + 4);
       added[j].widen_to(summand);
 #pragma unroll
-      for (int k = 0; k < 8; ++k) values[k] += bias[k];
+      for (int k = 0; k < 8; ++k) values[k] += of.bias[k];
       if constexpr (kActivated) activate_to_16_bits<T>(p.activation, values);
 #pragma unroll
-      for (int k = 0; k < 8; ++k) values[k] = values[k] * scale[k] + summand[k];
+      for (int k = 0; k < 8; ++k) values[k] = values[k] * of.scale[k] + summand[k];
       store_if<8>(valid[j], to + j * (4 * int64_t(p.out_channels)), values);
     }
     from += 4 * kTogether * kPointwiseSumsPitch;
@@ -143,7 +155,7 @@ __device__ __forceinline__ void store_pixels(const PointwiseImages<T>& p, const 
 
 // kChannels output channels of a block, 64 or 128.
 template <typename T, int kChannels, bool kGated, bool kActivated>
-__global__ void __launch_bounds__(32 * kPointwiseMostWarps, kChannels == 64 ? 4 : 2)
+__global__ void __launch_bounds__(32 * kPointwiseMostWarps, kChannels == 64 ? 2 : 1)
     pointwise_kernel(PointwiseImages<T> p, PointwiseTiles tiles) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   using namespace detail;
@@ -188,10 +200,16 @@ __global__ void __launch_bounds__(32 * kPointwiseMostWarps, kChannels == 64 ? 4 
   // All warps have read the stages, which the sums take the place of.
   __syncthreads();
   if (!computes) return;
-  float* const mine = reinterpret_cast<float*>(staged) + warp * (kPixels * kPointwiseSumsPitch);
-  store_sums(mine, sums);
-  __syncwarp();
-  store_pixels<T, kPixels, kActivated>(p, mine, at.pixel + first_pixel, at.channel + first_channel);
+  float* const mine = reinterpret_cast<float*>(staged) + warp * (32 * kPointwiseSumsPitch);
+  const PointwiseChannels of(p, at.channel + first_channel + lane % 8 * 8);
+#pragma unroll
+  for (int first = 0; first < kRowTiles; first += 2) {
+    // All lanes have read the pixels before.
+    if (first > 0) __syncwarp();
+    store_sums(mine, sums, first);
+    __syncwarp();
+    store_pixels<T, kActivated>(p, mine, at.pixel + first_pixel + 16 * first + lane / 8, of);
+  }
 #endif
 }
 

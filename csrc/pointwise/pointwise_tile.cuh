@@ -96,8 +96,8 @@ class PointwiseStages {
     write_ = (write_ + 1) % kPointwiseStages;
   }
 
-  // `rows` rows, of which the first `valid` are there; zeros for the others. kTogether at a time of
-  // each thread, which divide those of pixels (4) and of weights (2, 4 or 8).
+  // `rows` rows, of which the first `valid` are there; zeros for the others. A thread copies
+  // kTogether at a time; it has 4 of pixels and from 2 to 8 of weights.
   template <int kTogether>
   __device__ __forceinline__ void copy(T* to, const T* from, int valid, int rows) {
     const int step = blockDim.x / 4, pitch = step * p_.in_channels;

@@ -177,16 +177,18 @@ def test_refused(change, words):
 
 
 def test_plan():
-    """As few channels in vain as possible; smaller tiles where there are few blocks; memory that
-    every device has."""
+    """The largest tiles where products take longest; smaller ones where there are few blocks;
+    memory that every device has."""
     many = plan(BFLOAT, 64, 56 * 56, 24, 144, activation=3)
     assert (many.warps, many.tile_pixels, many.tile_channels) == (4, 128, 128)
     assert many.grid == 64 * 56 * 56 // 128 * 2 and many.gate_rows == 0
     assert many.flops == 2 * 64 * 56 * 56 * 24 * 144
     assert many.bytes == 2 * (64 * 56 * 56 * (24 + 144) + 24 * 144)
     assert plan(BFLOAT, 64, 56 * 56, 144, 40, residual=True).tile_channels == 64
+    long = plan(BFLOAT, 64, 28 * 28, 768, 192, residual=True)
+    assert (long.warps, long.tile_channels, long.grid) == (8, 128, 64 * 28 * 28 // 256 * 2)
     few = plan(BFLOAT, 1, 49, 1152, 320, gate=True)
     assert (few.tile_pixels, few.tile_channels, few.gate_rows, few.grid) == (64, 64, 1, 5)
     small = plan(BFLOAT, 4096, 1, 960, 320, gate=True)
     assert small.gate_rows == small.tile_pixels
-    assert max(p.shared_memory for p in (many, few, small)) <= 99 << 10
+    assert max(p.shared_memory for p in (many, long, few, small)) <= 99 << 10

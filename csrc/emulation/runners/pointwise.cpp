@@ -107,8 +107,9 @@ void run_cases() {
     run<__half>(p, operands);
 #endif
   };
-  // Two warps and four, 64 channels and 128; channels of one step, of one slice and of several,
-  // with and without a whole last one; a tile and one pixel more; images that begin inside a tile.
+  // Two warps, four and eight, 64 channels and 128; channels of one step, of one slice and of
+  // several, with and without a whole last one; a tile and one pixel more; images that begin inside
+  // a tile.
   p.activation = Activation::kSiLU;
   sizes(1, 65, 8, 16);
   p.activation = Activation::kGELU, operands.scale = p.has_residual = true;
@@ -117,6 +118,7 @@ void run_cases() {
   p.activation = Activation::kNone;
   sizes(1, 64, 176, 64);
   sizes(1, 100, 32, 128);
+  sizes(1, 530, 264, 136);
   p.has_gate = true, operands = {false, false};
   sizes(5, 29, 56, 24);
   sizes(70, 1, 72, 8);
