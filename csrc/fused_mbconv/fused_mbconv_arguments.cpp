@@ -46,6 +46,8 @@ FusedMBConvCall check_fused_mbconv(const char* op, const FusedMBConvArguments& a
   p.activation = static_cast<Activation>(a.activation);
   EFFKERN_CHECK(p.has_projection || !a.project_bias, op,
                 ": project_bias: wanted with project_weight, got it alone");
+  EFFKERN_CHECK(p.has_projection || !a.project_scale, op,
+                ": project_scale: wanted with project_weight, got it alone");
   const FusedMBConvPlan plan = plan_fused_mbconv(p);
   EFFKERN_CHECK(!plan.refusal, op, ": input: wanted a call that the CUDA kernel takes, got ",
                 plan.refusal);
@@ -58,6 +60,7 @@ FusedMBConvCall check_fused_mbconv(const char* op, const FusedMBConvArguments& a
   t.project_weight =
       checks.matrix("project_weight", a.project_weight, p.out_channels, p.hidden, 16);
   t.project_bias = checks.matrix("project_bias", a.project_bias, 0, p.out_channels, 2);
+  t.project_scale = checks.matrix("project_scale", a.project_scale, 0, p.out_channels, 16);
   if (a.residual) {
     t.residual = checks.image("residual", TensorView(*a.residual),
                               {p.batch, p.out_channels, p.out_height(), p.out_width()});

@@ -100,7 +100,7 @@ def _add_fused_mbconv(found: dict[str, Standard], channels: int, hidden: int, ou
     weight, projection = empty(hidden, channels, 3, 3), torch.empty((out, hidden)).bfloat16()
     with recorded_launches() as launches:
         torch.ops.effkern_emulated.fused_mbconv(
-            image, weight, None, projection if out else None, None, image, 1, 1, 1, 1, 1, 1,
+            image, weight, None, projection if out else None, None, None, image, 1, 1, 1, 1, 1, 1,
             ACTIVATIONS["silu"], registry.BACKENDS["cuda_emulated"],
         )  # fmt: skip
     distinct = 2 * (2 * image.numel() + weight.numel() + projection.numel())

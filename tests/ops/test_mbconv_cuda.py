@@ -127,14 +127,13 @@ def test_explained(device):
     assert plan.backend == "torch" and "a dtype other than" in plan.reason
 
 
-CONVNEXT = {
-    "depthwise_weight": (16, 1, 7, 7), "depthwise_bias": (16,), "norm_weight": (16,),
-    "norm_bias": (16,), "fc1_weight": (72, 16), "fc1_bias": (72,), "fc2_weight": (16, 72),
-    "fc2_bias": (16,), "gamma": (16,),
-}  # fmt: skip
-
-
-def convnext_problem(device, dtype, without=()):
+def convnext_problem(device, dtype, without=(), channels=16):
+    shapes = {
+        "depthwise_weight": (channels, 1, 7, 7), "depthwise_bias": (channels,),
+        "norm_weight": (channels,), "norm_bias": (channels,), "fc1_weight": (72, channels),
+        "fc1_bias": (72,), "fc2_weight": (channels, 72), "fc2_bias": (channels,),
+        "gamma": (channels,),
+    }  # fmt: skip
     generator = torch.Generator().manual_seed(3)
 
     def draw(shape):
@@ -142,8 +141,8 @@ def convnext_problem(device, dtype, without=()):
         scale = fan_in**-0.5 if len(shape) > 1 else 1
         return (torch.randn(shape, generator=generator) * scale).to(device, dtype)
 
-    tensors = {"input": draw((2, 16, 5, 9)) * 4}
-    tensors |= {name: draw(shape) for name, shape in CONVNEXT.items()}
+    tensors = {"input": draw((2, channels, 5, 9)) * 4}
+    tensors |= {name: draw(shape) for name, shape in shapes.items()}
     tensors["residual"] = None
     return {name: None if name in without else t for name, t in channels_last(tensors).items()}
 
@@ -163,10 +162,12 @@ def convnext_reference(input, depthwise_weight, depthwise_bias, norm_weight, nor
 
 @pytest.mark.parametrize("dtype", (HALF, BFLOAT), ids=str)
 @pytest.mark.parametrize("without", ((), ("gamma", "fc1_bias", "fc2_bias")), ids=str)
-def test_convnext_block(device, calls, dtype, without):
-    arguments = convnext_problem(device, dtype, without)
+@pytest.mark.parametrize("channels, kernels", ((16, 1), (104, 2)))
+def test_convnext_block(device, calls, channels, kernels, dtype, without):
+    """Both products in one kernel, or one after the other."""
+    arguments = convnext_problem(device, dtype, without, channels)
     check_block(convnext, convnext_reference, arguments, "channels_last", stages=4)
-    assert len(calls) == 2
+    assert len(calls) == kernels
     check_block(convnext, convnext_reference, arguments, "channels_last", 4, activation="silu")
 
 
@@ -187,6 +188,10 @@ def test_convnext_block_explained(device):
     arguments = convnext_problem(device, HALF)
     arguments.pop("residual")
     plan = effkern.explain(convnext_block, **arguments).plans["forward"]
+    assert plan.backend in PRESENT and plan.kernel.endswith("layer_norm, fused_mbconv_kernel")
+    wide = convnext_problem(device, HALF, ("residual",), 104)
+    wide.pop("residual")
+    plan = effkern.explain(convnext_block, **wide).plans["forward"]
     assert plan.backend in PRESENT and plan.kernel.endswith("pointwise_kernel, pointwise_kernel")
     arguments["input"] = arguments["input"].contiguous()
     plan = effkern.explain(convnext_block, **arguments).plans["forward"]

@@ -40,6 +40,7 @@ def run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor | None:
         None if bias is None else bias.contiguous(),
         cuda_inference.dense(project_weight),
         None if project_bias is None else project_bias.contiguous(),
+        None,
         cuda_inference.image(residual),
         *params[:6],
         params[8],
