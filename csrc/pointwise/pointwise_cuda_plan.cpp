@@ -23,8 +23,9 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Numbers of pixels, channels and blocks are ints in the kernel.
 bool fits_int(const PointwiseCudaProblem& p) {
-  constexpr int64_t kMost = int64_t{1} << 30;
-  return std::max({p.images, p.pixels, p.in_channels, p.out_channels}) < kMost &&
+  constexpr int64_t kMost = int64_t{1} << 30, kMostChannels = 1 << 20;
+  return std::max(p.images, p.pixels) < kMost &&
+         std::max(p.in_channels, p.out_channels) < kMostChannels &&
          p.images * p.pixels < kMost / std::max<int64_t>(p.out_channels / 64, 1);
 }
 

@@ -179,6 +179,11 @@ def test_convnext_blocks_that_are_composed(device, calls):
     scaled = arguments | {"sample_scale": torch.ones(2, dtype=BFLOAT, device=device)}
     for given in (planes, scaled, mapped(torch.Tensor.float, arguments)):
         assert distance(convnext_block(**given), exact) < 0.02
+    nothing = {"fc1_weight": (0, 16), "fc1_bias": (0,), "fc2_weight": (16, 0)}
+    nothing = {
+        name: torch.empty(shape, dtype=BFLOAT, device=device) for name, shape in nothing.items()
+    }
+    assert convnext_block(**(arguments | nothing)).isfinite().all()
     arguments["gamma"].requires_grad_()
     assert convnext_block(**arguments).requires_grad
     assert not calls

@@ -168,6 +168,7 @@ def test_bad_arguments_of_the_operator(device):
         ({"gate": True, "activation": 3}, "an activation of gated channels"),
         ({"images": 0}, "an empty tensor or sizes that an int does not hold"),
         ({"images": 1 << 20, "pixels": 1 << 10}, "an empty tensor or sizes that an int"),
+        ({"channels": 1 << 20}, "an empty tensor or sizes that an int"),
     ),
 )
 def test_refused(change, words):

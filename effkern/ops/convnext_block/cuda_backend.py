@@ -68,12 +68,13 @@ def kernel(
         return "", reason
     batch, channels, height, width = input.shape
     hidden, pixels = fc1_weight.shape[0], height * width
-    sizes = (*input.shape, hidden, channels, 1, 1, *_GEOMETRY)
-    if fused_mbconv.plan(str(input.dtype)[6:], True, *sizes).refusal is None:
-        return "fused_mbconv", None
     first = plan(input.dtype, batch, pixels, channels, hidden, activation=activation)
     second = plan(input.dtype, batch, pixels, hidden, channels, residual=True)
-    return "pointwise", first.refusal or second.refusal
+    if reason := first.refusal or second.refusal:
+        return "", reason
+    sizes = (*input.shape, hidden, channels, 1, 1, *_GEOMETRY)
+    one = fused_mbconv.plan(str(input.dtype)[6:], True, *sizes)
+    return ("fused_mbconv" if one.refusal is None else "pointwise"), None
 
 
 def explained(given: Mapping[str, Any], tensors: list[Tensor], params: Params) -> Any:
