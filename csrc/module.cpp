@@ -14,6 +14,7 @@
 #include "depthwise_conv2d_layer_norm/depthwise_conv2d_layer_norm.h"
 #include "effkern_build_info.h"
 #include "fused_mbconv/fused_mbconv.h"
+#include "pointwise/pointwise_cuda_plan.h"
 
 namespace py = pybind11;
 
@@ -39,6 +40,13 @@ constexpr const char* kSums[] = {"none", "channel", "spatial"};
 constexpr const char* kIsas[] = {"baseline", "avx2", "avx512"};
 constexpr const char* kBackends[] = {
     "auto", "cpu", "cuda", "triton", "torch", "cuda_emulated", "triton_interpreted"};
+
+Activation parse_activation(int activation) {
+  if (activation < 0 || activation >= kNumActivations) {
+    throw py::value_error("activation: wanted 0 to 6, got " + std::to_string(activation));
+  }
+  return static_cast<Activation>(activation);
+}
 
 CpuIsa running_isa() {
   const char* error;
@@ -74,10 +82,7 @@ DepthwiseConv2dProblem make_problem(
   p.dilation_h = dilation_h;
   p.dilation_w = dilation_w;
   p.has_bias = has_bias;
-  if (activation < 0 || activation >= kNumActivations) {
-    throw py::value_error("activation: wanted 0 to 6, got " + std::to_string(activation));
-  }
-  p.activation = static_cast<Activation>(activation);
+  p.activation = parse_activation(activation);
   p.has_prologue = has_prologue;
   p.sums = parse<Sums>("sums", sums, kSums);
   const int64_t positive[] = {in_channels, height,   width,      kernel_h,  kernel_w,
@@ -249,6 +254,31 @@ void bind_fused_mbconv(py::module_& m) {
         "The CUDA kernel's plan of a problem; out_channels is 0 without a projection.");
 }
 
+void bind_pointwise(py::module_& m) {
+  using Plan = PointwiseCudaPlan;
+  py::class_<Plan>(m, "PointwiseCudaPlan", "How the CUDA kernel computes pointwise, or why not.")
+      .def_readonly("refusal", &Plan::refusal, "Why there is no kernel, or None.")
+      .def_readonly("warps", &Plan::warps, "Of a block.")
+      .def_readonly("tile_pixels", &Plan::tile_pixels)
+      .def_readonly("tile_channels", &Plan::tile_channels, "Output channels of a block.")
+      .def_readonly("gate_rows", &Plan::gate_rows, "Images that a block's pixels may belong to.")
+      .def_readonly("grid", &Plan::grid)
+      .def_readonly("shared_memory", &Plan::shared_memory)
+      .def_readonly("bytes", &Plan::bytes)
+      .def_readonly("flops", &Plan::flops);
+  m.def(
+      "plan_pointwise_cuda",
+      [](const std::string& dtype, int64_t images, int64_t pixels, int64_t in_channels,
+         int64_t out_channels, bool has_gate, bool has_residual, int activation) {
+        return plan_pointwise_cuda({parse<DType>("dtype", dtype, kDTypes), images, pixels,
+                                    in_channels, out_channels, has_gate, has_residual,
+                                    parse_activation(activation)});
+      },
+      py::arg("dtype"), py::arg("images"), py::arg("pixels"), py::arg("in_channels"),
+      py::arg("out_channels"), py::arg("has_gate"), py::arg("has_residual"), py::arg("activation"),
+      "The CUDA kernel's plan of a problem with `pixels` of each image.");
+}
+
 void bind_ceilings(py::module_& m) {
   using ceilings::Rate;
   const auto without_lock = py::call_guard<py::gil_scoped_release>();
@@ -269,6 +299,7 @@ PYBIND11_MODULE(_C, m) {
   bind_problem(m);
   bind_plan(m);
   bind_fused_mbconv(m);
+  bind_pointwise(m);
   bind_ceilings(m);
   if (add_eager_functions(m.ptr()) != 0) throw py::error_already_set();
   m.def("build_info", &build_info);

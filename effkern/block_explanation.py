@@ -12,10 +12,12 @@ from torch import Tensor
 
 from . import registry
 from .functional import convnext_block, fused_mbconv, mbconv
+from .ops.convnext_block import cuda_backend as convnext_cuda
 from .ops.convnext_block import triton_backend as convnext_triton
 from .ops.depthwise_conv2d import triton_inference
 from .ops.depthwise_conv2d.arguments import Params, resolve
 from .ops.fused_mbconv import takes_winograd
+from .ops.mbconv import cuda_backend as mbconv_cuda
 from .ops.mbconv import pixels
 from .ops.mbconv import triton_backend as mbconv_triton
 from .plans import Explanation, Plan
@@ -115,6 +117,9 @@ def _choice(
         return {"backend": backend, "kernel": op, "reason": reason}
     if triton_inference.asked_for(tensors) and triton_inference.takes(tensors[0]):
         return _triton_plan(op, given, problem) | {"backend": backend}
+    explained = {"mbconv": mbconv_cuda.explained, "convnext_block": convnext_cuda.explained}.get(op)
+    if explained is not None and (kernels := explained(given, tensors, params)) is not None:
+        return kernels
     with torch.set_grad_enabled(torch.is_grad_enabled() and op != "convnext_block"):
         fits = pixels.infers_on_cpu(tensors) and given.get("grn_weight") is None
     if tensors[0].dtype == torch.float64 or not fits:

@@ -26,8 +26,8 @@ FLAGS = [
 ]
 # Names of kernels in messages come from the dynamic symbol table.
 KERNEL_FLAGS = ["-fvisibility=default"]
-# Of runners: so few that small images are copied in parts.
-RUNNER_FLAGS = ["-DEFFKERN_PLANES_BYTES=4096"]
+# Of runners: so few that small images are copied in parts, and have the largest tiles.
+RUNNER_FLAGS = ["-DEFFKERN_PLANES_BYTES=4096", "-DEFFKERN_POINTWISE_BLOCKS=2"]
 KINDS: dict[str, tuple[list[str], list[str]]] = {
     # How the emulator and how kernels are compiled.
     "plain": ([], []),

@@ -3,77 +3,18 @@
 
 #include <algorithm>
 
-#include "depthwise_conv2d/depthwise_conv2d_arguments.h"
+#include "common/argument_checks.h"
 
 namespace effkern {
-namespace {
-
-class Checks {
- public:
-  Checks(const char* op, const TensorView& input) : op_(op), input_(input) {}
-
-  // A tensor like the input on its device, aligned where `bytes` says so.
-  const void* data(const char* name, const TensorView& tensor, uintptr_t bytes) const {
-    EFFKERN_CHECK(tensor.dtype == input_.dtype, op_, ": ", name, ": wanted ",
-                  dtype_name(input_.dtype), " as input is, got ", dtype_name(tensor.dtype));
-    EFFKERN_CHECK(
-        tensor.device_type == input_.device_type && tensor.device_index() == input_.device_index(),
-        op_, ": ", name, ": wanted the input's device, got another");
-    const void* pointer = tensor.data();
-    EFFKERN_CHECK(reinterpret_cast<uintptr_t>(pointer) % bytes == 0, op_, ": ", name,
-                  ": wanted memory aligned to ", bytes, " bytes, got ", pointer);
-    return pointer;
-  }
-
-  // Dense channels_last, of this shape.
-  const void* image(const char* name, const TensorView& tensor, const int64_t (&sizes)[4]) const {
-    EFFKERN_CHECK(tensor.dim == 4, op_, ": ", name, ": wanted 4 dimensions, got ", tensor.shape());
-    int64_t stride = 1;
-    for (int d : {1, 3, 2, 0}) {
-      EFFKERN_CHECK(tensor.sizes[d] == sizes[d], op_, ": ", name, ": wanted shape (", sizes[0],
-                    ", ", sizes[1], ", ", sizes[2], ", ", sizes[3], "), got ", tensor.shape());
-      EFFKERN_CHECK(sizes[d] <= 1 || tensor.strides[d] == stride, op_, ": ", name,
-                    ": wanted dense channels_last memory, got a stride of ", tensor.strides[d],
-                    " for dimension ", d);
-      stride *= sizes[d];
-    }
-    return data(name, tensor, 16);
-  }
-
-  // Contiguous, with `rows` rows; a vector if there are none.
-  const void* matrix(const char* name, const std::optional<Tensor>& tensor, int64_t rows,
-                     int64_t columns) const {
-    if (!tensor) return nullptr;
-    const TensorView view(*tensor);
-    const bool fits = rows ? view.dim == 2 && view.sizes[0] == rows : view.dim == 1;
-    EFFKERN_CHECK(fits && view.sizes[view.dim - 1] == columns && tensor->is_contiguous(), op_, ": ",
-                  name, ": wanted a contiguous tensor of ", rows ? rows : 1, " x ", columns,
-                  " numbers, got ", view.shape());
-    return data(name, view, rows ? 16 : 2);
-  }
-
- private:
-  const char* op_;
-  const TensorView& input_;
-};
-
-DType dtype_of(const char* op, const TensorView& input) {
-  if (input.dtype == aoti_torch_dtype_float16()) return DType::kFloat16;
-  EFFKERN_CHECK(input.dtype == aoti_torch_dtype_bfloat16(), op,
-                ": input: wanted float16 or bfloat16, got ", dtype_name(input.dtype));
-  return DType::kBFloat16;
-}
-
-}  // namespace
-
 FusedMBConvCall check_fused_mbconv(const char* op, const FusedMBConvArguments& a) {
   const TensorView input(a.input), weight(a.expand_weight);
   EFFKERN_CHECK(input.dim == 4, op, ": input: wanted (N, C, H, W), got ", input.shape());
   EFFKERN_CHECK(weight.dim == 4, op, ": expand_weight: wanted (E, C, kH, kW), got ",
                 weight.shape());
+  const ArgumentChecks checks(op, input);
   FusedMBConvCall call;
   FusedMBConvProblem& p = call.problem;
-  p.dtype = dtype_of(op, input);
+  p.dtype = checks.dtype_of_16_bits();
   p.batch = input.sizes[0], p.in_channels = input.sizes[1];
   p.height = input.sizes[2], p.width = input.sizes[3];
   p.hidden = p.out_channels = weight.sizes[0];
@@ -105,18 +46,21 @@ FusedMBConvCall check_fused_mbconv(const char* op, const FusedMBConvArguments& a
   p.activation = static_cast<Activation>(a.activation);
   EFFKERN_CHECK(p.has_projection || !a.project_bias, op,
                 ": project_bias: wanted with project_weight, got it alone");
+  EFFKERN_CHECK(p.has_projection || !a.project_scale, op,
+                ": project_scale: wanted with project_weight, got it alone");
   const FusedMBConvPlan plan = plan_fused_mbconv(p);
   EFFKERN_CHECK(!plan.refusal, op, ": input: wanted a call that the CUDA kernel takes, got ",
                 plan.refusal);
 
-  const Checks checks(op, input);
   FusedMBConvPointers& t = call.tensors;
   t.input = checks.image("input", input, {p.batch, p.in_channels, p.height, p.width});
   t.expand_weight =
       checks.image("expand_weight", weight, {p.hidden, p.in_channels, p.kernel_h, p.kernel_w});
-  t.expand_bias = checks.matrix("expand_bias", a.expand_bias, 0, p.hidden);
-  t.project_weight = checks.matrix("project_weight", a.project_weight, p.out_channels, p.hidden);
-  t.project_bias = checks.matrix("project_bias", a.project_bias, 0, p.out_channels);
+  t.expand_bias = checks.matrix("expand_bias", a.expand_bias, 0, p.hidden, 2);
+  t.project_weight =
+      checks.matrix("project_weight", a.project_weight, p.out_channels, p.hidden, 16);
+  t.project_bias = checks.matrix("project_bias", a.project_bias, 0, p.out_channels, 2);
+  t.project_scale = checks.matrix("project_scale", a.project_scale, 0, p.out_channels, 16);
   if (a.residual) {
     t.residual = checks.image("residual", TensorView(*a.residual),
                               {p.batch, p.out_channels, p.out_height(), p.out_width()});

@@ -9,19 +9,20 @@
 #include "fused_mbconv/fused_mbconv_cuda.h"
 
 // `input` and `residual` are dense channels_last, expand_weight (E, C, kH, kW) as well;
-// project_weight is contiguous (O, E).
-#define EFFKERN_FUSED_MBCONV_SCHEMA                                                              \
-  "fused_mbconv(Tensor input, Tensor expand_weight, Tensor? expand_bias, Tensor? "               \
-  "project_weight, Tensor? project_bias, Tensor? residual, int stride_h, int stride_w, SymInt "  \
-  "pad_top, SymInt pad_bottom, SymInt pad_left, SymInt pad_right, int activation, int backend) " \
-  "-> Tensor"
+// project_weight is contiguous (O, E), project_scale (O,).
+#define EFFKERN_FUSED_MBCONV_SCHEMA                                                               \
+  "fused_mbconv(Tensor input, Tensor expand_weight, Tensor? expand_bias, Tensor? "                \
+  "project_weight, Tensor? project_bias, Tensor? project_scale, Tensor? residual, int stride_h, " \
+  "int stride_w, SymInt pad_top, SymInt pad_bottom, SymInt pad_left, SymInt pad_right, int "      \
+  "activation, int backend) -> Tensor"
 
 namespace effkern {
 
 // The schema's parameters but the backend.
 struct FusedMBConvArguments {
   const Tensor &input, &expand_weight;
-  const std::optional<Tensor>&expand_bias, &project_weight, &project_bias, &residual;
+  const std::optional<Tensor>&expand_bias, &project_weight, &project_bias, &project_scale;
+  const std::optional<Tensor>& residual;
   int64_t stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, activation;
 };
 

@@ -7,10 +7,12 @@ namespace effkern {
 
 // Device pointers to tensors of the problem's dtype, aligned to 16 bytes but for the biases. Images
 // are dense channels_last. expand_weight is [hidden, kernel_h, kernel_w, in_channels],
-// project_weight [out_channels, hidden]. Biases, projection and residual may be null.
+// project_weight [out_channels, hidden]. The projection with its bias is multiplied by
+// project_scale, [out_channels]. Biases, projection, its scale and residual may be null.
 struct FusedMBConvPointers {
   const void *input = nullptr, *expand_weight = nullptr, *expand_bias = nullptr;
-  const void *project_weight = nullptr, *project_bias = nullptr, *residual = nullptr;
+  const void *project_weight = nullptr, *project_bias = nullptr, *project_scale = nullptr;
+  const void* residual = nullptr;
   void* output = nullptr;
 };
 

@@ -11,15 +11,17 @@ Tensor fused_mbconv(const Tensor& input, const Tensor& expand_weight,
                     const std::optional<Tensor>& expand_bias,
                     const std::optional<Tensor>& project_weight,
                     const std::optional<Tensor>& project_bias,
+                    const std::optional<Tensor>& project_scale,
                     const std::optional<Tensor>& residual, int64_t stride_h, int64_t stride_w,
                     int64_t pad_top, int64_t pad_bottom, int64_t pad_left, int64_t pad_right,
                     int64_t activation, int64_t backend) {
   EFFKERN_CHECK(backend == int64_t(Backend::kCudaEmulated), kName,
                 ": backend: wanted cuda_emulated (", int(Backend::kCudaEmulated), "), got ",
                 backend);
-  const FusedMBConvArguments arguments{
-      input,    expand_weight, expand_bias, project_weight, project_bias, residual,  stride_h,
-      stride_w, pad_top,       pad_bottom,  pad_left,       pad_right,    activation};
+  const FusedMBConvArguments arguments{input,        expand_weight, expand_bias, project_weight,
+                                       project_bias, project_scale, residual,    stride_h,
+                                       stride_w,     pad_top,       pad_bottom,  pad_left,
+                                       pad_right,    activation};
   FusedMBConvCall call = check_fused_mbconv(kName, arguments);
   const Tensor output = fused_mbconv_output(arguments, call.problem);
   call.tensors.output = TensorView(output).mutable_data();
@@ -35,6 +37,7 @@ Tensor fused_mbconv(const Tensor& input, const Tensor& expand_weight,
   declare("expand_bias", t.expand_bias, p.hidden);
   declare("project_weight", t.project_weight, p.hidden * p.out_channels);
   declare("project_bias", t.project_bias, p.out_channels);
+  declare("project_scale", t.project_scale, p.out_channels);
   // The residual may be the input.
   if (t.residual != t.input) declare("residual", t.residual, outputs);
   declare("output", t.output, outputs);

@@ -8,7 +8,7 @@
 // projection: the one's fragment is the layout of the other's (FlashAttention-2, arXiv 2307.08691).
 #pragma once
 
-#include "common/activation.cuh"
+#include "common/activation_16_bits.cuh"
 #include "fused_mbconv/fused_mbconv_tile.cuh"
 
 namespace effkern {
@@ -82,7 +82,7 @@ template <typename T, int kTiles>
 __device__ __forceinline__ void activate_expanded(Activation activation,
                                                   float (&sums)[kFusedMBConvRowTiles][kTiles][4],
                                                   int columns) {
-  // What nearly all of these blocks have, without a loop. 2^126 and more has 0 for a reciprocal.
+  // What nearly all of these blocks have, without a loop.
   if (activation == Activation::kSiLU) {
 #pragma unroll
     for (int j = 0; j < kTiles; j += 2) {
@@ -90,7 +90,7 @@ __device__ __forceinline__ void activate_expanded(Activation activation,
 #pragma unroll
       for (int i = 0; i < 8 * kFusedMBConvRowTiles; ++i) {
         float& x = sums[i / 8][j + i / 4 % 2][i % 4];
-        x *= ptx::reciprocal_approx(1.f + ptx::exp2_approx(x * -1.4426950408889634f));
+        x = silu_to_16_bits(x);
       }
     }
     return;
@@ -112,8 +112,9 @@ __device__ __forceinline__ void activate_expanded(Activation activation,
   }
 }
 
-// The 8 kTiles channels from `first` on of a warp's pixels, and the residual, to memory.
-template <typename T, int kTiles>
+// The 8 kTiles channels from `first` on of a warp's pixels, scaled if there is a projection, and
+// the residual, to memory.
+template <bool kScales, typename T, int kTiles>
 __device__ __forceinline__ void store_pixels(const FusedMBConvImages<T>& p,
                                              const FusedMBConvTiles& tiles,
                                              const FusedMBConvPlace& at, float* exchange,
@@ -138,6 +139,11 @@ __device__ __forceinline__ void store_pixels(const FusedMBConvImages<T>& p,
     }
     __syncwarp();
     const int channel = first + 8 * (tile + t);
+    const bool scales = kScales && p.project_scale != nullptr && channel < p.out_channels;
+    float scale[8];
+    load_or_zero<8>(scales, p.project_scale + (scales ? channel : 0)).widen_to(scale);
+#pragma unroll
+    for (float& factor : scale) factor = scales ? factor : 1.f;
 #pragma unroll
     for (int i = 0; i < kFusedMBConvRows / 8; ++i) {
       const int row = 8 * i + g;
@@ -152,7 +158,7 @@ __device__ __forceinline__ void store_pixels(const FusedMBConvImages<T>& p,
       const bool adds = valid && p.residual != nullptr;
       load_or_zero<8>(adds, p.residual + (adds ? place : 0)).widen_to(added);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) values[j] += added[j];
+      for (int j = 0; j < 8; ++j) values[j] = values[j] * scale[j] + added[j];
       store_if<8>(valid, p.output + place, values);
     }
   }
@@ -233,7 +239,7 @@ __global__ void __launch_bounds__(32 * kFusedMBConvMostWarps, 2)
     }
     activate_expanded<T>(p.activation, sums, columns);
     if constexpr (kOutputs == 0) {
-      store_pixels(p, tiles, at, exchange, sums, chunk * kFusedMBConvChunk);
+      store_pixels<false>(p, tiles, at, exchange, sums, chunk * kFusedMBConvChunk);
     } else {
       uint32_t a[kTiles / 2][kRowTiles][4];
 #pragma unroll
@@ -272,7 +278,7 @@ __global__ void __launch_bounds__(32 * kFusedMBConvMostWarps, 2)
   if constexpr (kOutputs > 0) {
     // All warps have read the tile, which the pixels take the place of.
     __syncthreads();
-    store_pixels(p, tiles, at, exchange, projected, 0);
+    store_pixels<true>(p, tiles, at, exchange, projected, 0);
   }
 #endif
 }

@@ -36,6 +36,7 @@ FusedMBConvImages<T> images_of(const FusedMBConvProblem& p, const FusedMBConvPoi
   images.expand_weight = tensor(from.expand_weight), images.expand_bias = tensor(from.expand_bias);
   images.project_weight = tensor(from.project_weight);
   images.project_bias = tensor(from.project_bias);
+  images.project_scale = tensor(from.project_scale);
   images.output = static_cast<T*>(from.output);
   images.height = int(p.height), images.width = int(p.width);
   images.out_height = int(p.out_height()), images.out_width = int(p.out_width());

@@ -24,14 +24,16 @@ Tensor fused_mbconv(const Tensor& input, const Tensor& expand_weight,
                     const std::optional<Tensor>& expand_bias,
                     const std::optional<Tensor>& project_weight,
                     const std::optional<Tensor>& project_bias,
+                    const std::optional<Tensor>& project_scale,
                     const std::optional<Tensor>& residual, int64_t stride_h, int64_t stride_w,
                     int64_t pad_top, int64_t pad_bottom, int64_t pad_left, int64_t pad_right,
                     int64_t activation, int64_t backend) {
   EFFKERN_CHECK(backend == int64_t(Backend::kAuto) || backend == int64_t(Backend::kCuda), kName,
                 ": backend: wanted auto (0) or cuda (2), got ", backend);
-  const FusedMBConvArguments arguments{
-      input,    expand_weight, expand_bias, project_weight, project_bias, residual,  stride_h,
-      stride_w, pad_top,       pad_bottom,  pad_left,       pad_right,    activation};
+  const FusedMBConvArguments arguments{input,        expand_weight, expand_bias, project_weight,
+                                       project_bias, project_scale, residual,    stride_h,
+                                       stride_w,     pad_top,       pad_bottom,  pad_left,
+                                       pad_right,    activation};
   FusedMBConvCall call = check_fused_mbconv(kName, arguments);
   const int32_t device = TensorView(input).device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);

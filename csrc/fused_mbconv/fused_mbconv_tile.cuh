@@ -8,11 +8,12 @@
 namespace effkern {
 
 // Images are dense channels_last, expand_weight is [hidden][depth] with depth = [kernel_h]
-// [kernel_w][channels], project_weight [out_channels][hidden], all aligned to 16 bytes. Biases and
-// residual may be null.
+// [kernel_w][channels], project_weight [out_channels][hidden], all aligned to 16 bytes, as is
+// project_scale. Biases, scale and residual may be null.
 template <typename T>
 struct FusedMBConvImages {
-  const T *input, *expand_weight, *expand_bias, *project_weight, *project_bias, *residual;
+  const T *input, *expand_weight, *expand_bias, *project_weight, *project_bias, *project_scale;
+  const T* residual;
   T* output;
   int height, width, out_height, out_width;
   int channels, hidden, out_channels, depth;

@@ -230,6 +230,11 @@ def plan(name: str) -> Plan:
             # a warp at a time. What FusedMBConvPlan allows.
             images = Access(16, 8, (element,))
             return Plan(images, Access(16, 8), MOST_OPTED_SHARED_MEMORY, MOST_OPTED_SHARED_MEMORY)
+        case "pointwise_kernel":
+            # All images, weights and vectors. Of an activated kernel a lane stores 2 vectors at a
+            # time, of others 4. What PointwiseCudaPlan allows.
+            stores = Access(16, 2 if rest[-1] == "true" else 4)
+            return Plan(Access(16, 8), stores, MOST_OPTED_SHARED_MEMORY, MOST_OPTED_SHARED_MEMORY)
         case "channels_last_kernel":
             pixels = 16 // channels
             load = Access(vector, stride * ((pixels - 1) * stride + kernel), (element, *hooks))

@@ -37,6 +37,15 @@ _HOOKED = ((3, 1), (3, 2), (5, 2))
 _LARGE_KERNELS = (31, 51)
 # Of fused_mbconv: channels, expanded and projected ones, where 0 is no projection.
 _BLOCKS = ((24, 24, 0), (48, 192, 48), (96, 128, 96))
+# Of pointwise: channels in and out, gate, activation.
+_PRODUCTS = (
+    (24, 144, False, True),
+    (16, 64, False, True),
+    (384, 96, False, False),
+    (192, 64, False, False),
+    (240, 80, True, False),
+    (144, 40, True, False),
+)
 # channels_last: transposed in shared memory; copied as planes.
 _LARGE_KERNELS_LAST = (13, 23)
 # Enough to compare a kernel with itself.
@@ -74,6 +83,8 @@ def standard_launches() -> dict[str, Standard]:
         _add(found, torch.bfloat16, torch.contiguous_format, kernel, 1, 1, passes=("wgrad",))
     for block in _BLOCKS:
         _add_fused_mbconv(found, *block)
+    for product in _PRODUCTS:
+        _add_pointwise(found, *product)
     for kernel in _LARGE_KERNELS_LAST:
         _add(found, torch.bfloat16, torch.channels_last, kernel, 1, 1, passes=("fwd",))
     return found
@@ -89,11 +100,32 @@ def _add_fused_mbconv(found: dict[str, Standard], channels: int, hidden: int, ou
     weight, projection = empty(hidden, channels, 3, 3), torch.empty((out, hidden)).bfloat16()
     with recorded_launches() as launches:
         torch.ops.effkern_emulated.fused_mbconv(
-            image, weight, None, projection if out else None, None, image, 1, 1, 1, 1, 1, 1,
+            image, weight, None, projection if out else None, None, None, image, 1, 1, 1, 1, 1, 1,
             ACTIVATIONS["silu"], registry.BACKENDS["cuda_emulated"],
         )  # fmt: skip
     distinct = 2 * (2 * image.numel() + weight.numel() + projection.numel())
     found[short_name(launches[0].kernel)] = Standard(launches[0], image.numel(), distinct)
+
+
+def _add_pointwise(
+    found: dict[str, Standard], channels: int, out: int, gated: bool, activated: bool
+) -> None:
+    """With bias, a residual where nothing is activated, or SiLU."""
+
+    def image(channels: int) -> torch.Tensor:
+        shape = (_BATCH, channels, _SIZE, _SIZE)
+        return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+
+    input, output = image(channels), image(out)
+    weight, bias = torch.empty((out, channels)).bfloat16(), torch.empty(out).bfloat16()
+    with recorded_launches() as launches:
+        torch.ops.effkern_emulated.pointwise(
+            input, weight, bias, torch.empty((_BATCH, channels)).bfloat16() if gated else None,
+            None, None if activated else output, ACTIVATIONS["silu"] if activated else 0,
+            registry.BACKENDS["cuda_emulated"],
+        )  # fmt: skip
+    numbers = input.numel() + weight.numel() + output.numel() * (1 if activated else 2)
+    found[short_name(launches[0].kernel)] = Standard(launches[0], output.numel(), 2 * numbers)
 
 
 def _operands(

@@ -161,6 +161,7 @@ def test_the_compiler_of_a_library(tmp_path):
         ),
         ("depthwise_conv2d_strided_kernel<float64, long, ActivationGrad>", None, None),
         ("fused_mbconv_kernel<bfloat16, 0>", (16, 8, (2,)), (16, 8, ())),
+        ("pointwise_kernel<float16, 128, false, true>", (16, 8, ()), (16, 2, ())),
     ],
 )
 def test_plans(name, load, store):
@@ -457,10 +458,19 @@ def test_wide_accesses_are_what_most_channels_last_kernels_have(shipped):
         assert facts.load_widths[16] >= 4 and facts.store_widths.keys() == {16}
 
 
-def test_fused_mbconv_runs_on_tensor_cores(shipped):
+@pytest.mark.parametrize(
+    "kernel, count, products",
+    (
+        # Four steps of 16 tiles and of half as many, and one of each.
+        ("fused_mbconv_kernel", 6, 4 * (16 + 8) + 16 + 8),
+        # Two steps of 2 tiles of pixels and 8 of channels; twice as many of pixels where a block
+        # has 128 channels.
+        ("pointwise_kernel", 12, 2 * 16),
+    ),
+)
+def test_runs_on_tensor_cores(shipped, kernel, count, products):
     for capability in shipped:
         sections = gate.dump(LIBRARY, capability, "-sass").split("Function : ")
-        found = [code for code in sections if "fused_mbconv_kernel" in code.split("\n", 1)[0]]
-        assert len(found) == 6
-        # Four steps of 16 tiles and of half as many, and one of each.
-        assert all(code.count("HMMA.16816.F32") >= 4 * (16 + 8) + 16 + 8 for code in found)
+        found = [code for code in sections if kernel in code.split("\n", 1)[0]]
+        assert len(found) == count
+        assert all(code.count("HMMA.16816.F32") >= products for code in found)

@@ -15,8 +15,8 @@ RACE = r"fused_mbconv_kernel<\w+, \d+>: race in shared memory: this thread (read
 BREAKS = {
     "tile_overwritten_before_it_is_read": (
         "kernel.cuh",
-        "    __syncthreads();\n    store_pixels(p, tiles, at, exchange, projected, 0);",
-        "    store_pixels(p, tiles, at, exchange, projected, 0);",
+        "    __syncthreads();\n    store_pixels<true>(p, tiles, at, exchange, projected, 0);",
+        "    store_pixels<true>(p, tiles, at, exchange, projected, 0);",
         RACE,
     ),
     "a_group_too_few": (

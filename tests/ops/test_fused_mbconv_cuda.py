@@ -140,8 +140,9 @@ def test_bad_arguments_of_the_operator(device):
         ((image, weight[:, :, :0]), "expand_weight: wanted a kernel that fits"),
         ((image, weight.half()), "expand_weight: wanted bfloat16 as input is, got float16"),
         ((image, weight, weight[0, 0, 0]), "expand_bias: wanted a contiguous tensor of 1 x 24"),
+        ((image, weight, *[None] * 3, weight[0, 0, 0]), "project_scale: wanted with project_w"),
     ):
-        padded = (*tensors, *(None,) * (6 - len(tensors)))
+        padded = (*tensors, *(None,) * (7 - len(tensors)))
         with pytest.raises(RuntimeError, match=f"^effkern.fused_mbconv: {words}"):
             scope.fused_mbconv(*padded, *integers)
 

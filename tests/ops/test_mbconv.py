@@ -12,17 +12,13 @@ from effkern.functional import mbconv
 from effkern.ops.mbconv import pixels
 from effkern.reference.depthwise_conv2d import ACTIVATIONS
 from effkern.testing.blocks import check_block, distance, mapped, tensors_of
+from effkern.testing.mbconv import GATES, problem, reference
 from effkern.testing.poison import poisoned_memory
 from effkern.testing.problems import with_layout
 
 pytestmark = pytest.mark.skipif(not _library.available(), reason=str(_library.load_error()))
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-NAMES = (
-    "input", "expand_weight", "expand_bias", "depthwise_weight", "depthwise_bias", "se",
-    "project_weight", "project_bias", "residual",
-)  # fmt: skip
-GATES = {"sigmoid": torch.sigmoid, "hardsigmoid": F.hardsigmoid}
 
 all_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
 both_layouts = pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
@@ -33,52 +29,6 @@ inference = pytest.mark.parametrize("grad", (False, True), ids=("no_grad", "grad
 def fresh_memory_full_of_nan():
     with poisoned_memory("cpu"):
         yield
-
-
-def problem(batch=3, channels=8, hidden=24, out=8, size=(9, 8), kernel=3, stride=1,
-            dtype=torch.float32, without=(), reduced=4, names=("silu", "sigmoid")):  # fmt: skip
-    """The arguments by name, weights as of 1x1 convolutions; those in `without` are None."""
-    generator = torch.Generator().manual_seed(11)
-
-    def draw(*shape, scale=1.0):
-        return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype)
-
-    if "expand_weight" in without:
-        hidden, without = channels, (*without, "expand_bias")
-    output = [(side + 2 * (kernel // 2) - kernel) // stride + 1 for side in size]
-    tensors = {
-        "input": draw(batch, channels, *size),
-        "expand_weight": draw(hidden, channels, 1, 1, scale=channels**-0.5),
-        "expand_bias": draw(hidden),
-        "depthwise_weight": draw(hidden, 1, kernel, kernel, scale=1 / kernel),
-        "depthwise_bias": draw(hidden),
-        "se": (
-            draw(reduced, hidden, 1, 1, scale=hidden**-0.5), draw(reduced),
-            draw(hidden, reduced, 1, 1, scale=reduced**-0.5), draw(hidden), *names,
-        ),
-        "project_weight": draw(out, hidden, 1, 1, scale=hidden**-0.5),
-        "project_bias": draw(out),
-        "residual": draw(batch, out, *output),
-    }  # fmt: skip
-    return {name: None if name in without else tensors[name] for name in NAMES} | {
-        "stride": stride,
-        "padding": kernel // 2,
-    }
-
-
-def reference(input, expand_weight, expand_bias, depthwise_weight, depthwise_bias, se,
-              project_weight, project_bias, residual, stride, padding,
-              activation="silu"):  # fmt: skip
-    act = ACTIVATIONS[activation]
-    if expand_weight is not None:
-        input = act(F.conv2d(input, expand_weight, expand_bias))
-    groups = depthwise_weight.shape[0]
-    y = act(F.conv2d(input, depthwise_weight, depthwise_bias, stride, padding, 1, groups))
-    if se is not None:
-        gate = ACTIVATIONS[se[4]](F.conv2d(y.mean((2, 3), keepdim=True), se[0], se[1]))
-        y = y * GATES[se[5]](F.conv2d(gate, se[2], se[3]))
-    y = F.conv2d(y, project_weight, project_bias)
-    return y if residual is None else y + residual
 
 
 def check(arguments, layout="contiguous", **keywords):
@@ -229,7 +179,7 @@ KERNEL_CASES = {
 @pytest.mark.parametrize("name", KERNEL_CASES)
 def test_same_as_composed(backend, name, layout, dtype):
     if backend.name.startswith("cuda"):
-        pytest.skip("no kernels of its own there: test_other_backends_are_composed")
+        pytest.skip("its kernels take fewer calls: test_mbconv_cuda.py")
     arguments = problem(dtype=dtype, **KERNEL_CASES[name])
     last = name.split()[-1]
     check(

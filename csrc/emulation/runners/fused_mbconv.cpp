@@ -26,7 +26,7 @@ using Image = View<T>;
 template <typename T>
 struct Expected {
   const FusedMBConvProblem& p;
-  const Image<T>&x, &weight, &bias, &projection, &offset, &residual;
+  const Image<T>&x, &weight, &bias, &projection, &offset, &scale, &residual;
   std::vector<double> hidden = {};
 
   void expand(int64_t n, int64_t oy, int64_t ox) {
@@ -51,6 +51,7 @@ struct Expected {
     } else {
       add(hidden[size_t(o)]);
     }
+    if (p.has_projection) sum *= double(widen(scale.at(0, o, 0, 0)));
     if (p.has_residual) add(widen(residual.at(n, o, y, z)));
     return {sum, size};
   }
@@ -70,6 +71,7 @@ void run(const FusedMBConvProblem& p) {
                  bias = image(1, p.hidden, 1, 1, 1),
                  projection = image(p.out_channels, p.hidden, 1, 1, 0.5),
                  offset = image(1, p.out_channels, 1, 1, 1),
+                 scale = image(1, p.out_channels, 1, 1, 1),
                  residual = image(p.batch, p.out_channels, height, width, 2),
                  y(Memory::kChannelsLast, p.batch, p.out_channels, height, width);
   const bool has_projection = p.has_projection;
@@ -78,18 +80,19 @@ void run(const FusedMBConvProblem& p) {
                                     bias.data,
                                     has_projection ? projection.data : nullptr,
                                     has_projection ? offset.data : nullptr,
+                                    has_projection ? scale.data : nullptr,
                                     p.has_residual ? residual.data : nullptr,
                                     y.data};
   const emulation::DeclaredBuffers declared(
       {x.buffer("input", false), weight.buffer("expand_weight", false),
        bias.buffer("expand_bias", false), projection.buffer("project_weight", false),
-       offset.buffer("project_bias", false), residual.buffer("residual", false),
-       y.buffer("output", true)});
+       offset.buffer("project_bias", false), scale.buffer("project_scale", false),
+       residual.buffer("residual", false), y.buffer("output", true)});
   emulation::reset_counters();
   const int error = fused_mbconv_cuda(p, tensors, nullptr);
   ++checks;
   std::string what = error ? emulation::last_error() : "";
-  Expected<T> expected{p, x, weight, bias, projection, offset, residual};
+  Expected<T> expected{p, x, weight, bias, projection, offset, scale, residual};
   for (int64_t n = 0; n < p.batch; ++n) {
     for (int64_t i = 0; i < height * width && what.empty(); ++i) {
       expected.expand(n, i / width, i % width);

@@ -13,7 +13,7 @@ from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import resolve_for
 from ..depthwise_conv2d.cpu_operators import can_run
 from ..depthwise_conv2d_layer_norm import depthwise_conv2d_layer_norm
-from . import response_norm, triton_backend
+from . import cuda_backend, response_norm, triton_backend
 
 if _library.available():
     from ..depthwise_conv2d import registration
@@ -175,6 +175,8 @@ def _run(tensors: tuple[Any, ...], eps: float, pads, activation: int, save: str)
     )
     if not fits:
         result = triton_backend.forward(_NAME, tensors, eps, pads, activation)
+        if result is None:
+            result = cuda_backend.run(tensors, eps, pads, activation)
         if result is not None:
             return result
         if grn_weight is None or save == "all" or torch.compiler.is_compiling():

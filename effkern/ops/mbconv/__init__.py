@@ -12,7 +12,7 @@ from ..depthwise_conv2d import fallback
 from ..depthwise_conv2d.arguments import ACTIVATIONS, Params, code_of, resolve_for
 from ..depthwise_conv2d.fused import SUMS
 from ..depthwise_conv2d.fused import _run as depthwise
-from . import checks, pixels, squeeze_excite, triton_backend
+from . import checks, cuda_backend, pixels, squeeze_excite, triton_backend
 
 if _library.available():
     _OPERATOR = torch.ops.effkern._mbconv.default
@@ -84,8 +84,10 @@ def mbconv(
     On CPU a call that needs no gradient keeps the expanded channels of a few images at a time, in
     one buffer, and adds the projection to the residual. With backend "triton" such a call in
     float32, float16 or bfloat16 has kernels whose products take bias, activation, gate and residual
-    along. Everything else (gradients, torch.compile, autocast, other devices and backends) is
-    composed of :func:`depthwise_conv2d_fused` and torch's operators, differentiable to any order.
+    along; with backend "cuda" so has an eager one in float16 or bfloat16, channels_last, with
+    channels in multiples of 8. Everything else (gradients, torch.compile, autocast, other devices
+    and backends) is composed of :func:`depthwise_conv2d_fused` and torch's operators,
+    differentiable to any order.
 
     Source: MobileNetV2 (arXiv 1801.04381), EfficientNet (arXiv 1905.11946), squeeze-and-excitation
     (arXiv 1709.01507).
@@ -204,7 +206,10 @@ def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
         if residual is not None:
             residual = residual.contiguous(memory_format=pixels.memory_format(input))
         return infer(input, _operands(block), residual)
-    if (result := triton_backend.forward(_NAME, tensors, block, residual)) is not None:
+    result = triton_backend.forward(_NAME, tensors, block, residual)
+    if result is None:
+        result = cuda_backend.run(input, block, residual, tensors)
+    if result is not None:
         return result
     return _compose(input, block, residual)
 
