@@ -89,8 +89,10 @@ def _counts(folder: Path) -> Iterator[tuple[int, dict[str, int]]]:
         trigger = fields.get("desc", "") if "Client Request" in fields.get("desc", "") else ""
         if trigger:
             values = map(int, (fields.get("summary") or fields["totals"]).split())
-            events = dict(zip(fields["events"].split(), values, strict=False))
-            yield int(trigger.rsplit(" ", 1)[1]), events
+            names = fields["events"].split()
+            # Zeros at the end are left out.
+            counted = dict.fromkeys(names, 0) | dict(zip(names, values, strict=False))
+            yield int(trigger.rsplit(" ", 1)[1]), counted
 
 
 def _caches() -> list[str]:

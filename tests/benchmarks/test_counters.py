@@ -43,6 +43,15 @@ def test_dumps_are_read(tmp_path):
     assert (events["Ir"], events["D1mr"], events["DLmw"]) == (100, 7, 2)
 
 
+def test_zeros_that_a_dump_leaves_out(tmp_path):
+    summary = "summary: 100 30 20\n"
+    lines = DUMP.format(name=3).splitlines(keepends=True)
+    dump = "".join(summary if line.startswith("summary") else line for line in lines)
+    (tmp_path / "callgrind.out.7.1").write_text(dump)
+    ((_, events),) = counters._counts(tmp_path)
+    assert (events["Ir"], events["Dw"], events["DLmw"]) == (100, 20, 0)
+
+
 def test_every_pass_and_layout_is_counted(results):
     layers = {row["layer"] for row in results["cells"]}
     found = {(row["layer"], row["pass"], row["layout"]) for row in results["cells"]}
