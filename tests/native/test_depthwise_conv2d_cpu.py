@@ -101,5 +101,7 @@ def test_kernels_of_the_blocks(runner, isa):
 def test_vector_kernels(runner, isa):
     if not cpu_has(isa):
         pytest.skip(f"this processor has no {isa}")
-    output = run(str(runner("address", ("baseline", isa))), isa, "2000")
+    # Plans for AVX-512 choose AVX2's kernels for some images.
+    isas = ("baseline", "avx2", "avx512")[: 3 if isa == "avx512" else 2]
+    output = run(str(runner("address", isas)), isa, "2000")
     assert output.endswith("2000 problems, 0 failures\n")
