@@ -137,8 +137,8 @@ void run_hooks(DepthwiseConv2dProblem p, CpuIsa isa, std::mt19937& random, const
   }
   hooks.sum = sum.data.get();
   hooks.sum_of_squares = squares.data.get();
-  if (!stencil_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), tensors,
-                   Parallel{two_threads}, hooks)) {
+  if (!stencil_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), tensors, Parallel{two_threads},
+                   hooks)) {
     ++failures;
     std::printf("FAILED for want of memory: %s\n", name.c_str());
     return;
@@ -235,13 +235,11 @@ void run(CpuIsa isa, std::mt19937& random) {
   tensors.source = dy.data.get(), tensors.source_strides = dy.strides;
   tensors.bias = nullptr;
   tensors.output = dx.data.get(), tensors.output_strides = dx.strides;
-  done &=
-      stencil_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), tensors, parallel, hooks);
+  done &= stencil_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), tensors, parallel, hooks);
   p.pass = Pass::kGradWeight;
   const WeightGradTensors gradients{x.data.get(), x.strides,     dy.data.get(),
                                     dy.strides,   dw.data.get(), db.data.get()};
-  done &=
-      weight_grad_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), gradients, parallel);
+  done &= weight_grad_cpu(p, plan_depthwise_conv2d(p, Backend::kCpu, isa), gradients, parallel);
   if (!done) {
     ++failures;
     std::printf("FAILED for want of memory: %s\n", name.c_str());
