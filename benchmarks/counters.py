@@ -28,7 +28,7 @@ BUILD = ROOT / "build" / f"native-{sysconfig.get_platform()}-{sys.implementation
 # The kernels of every instruction set, and what chooses and drives them; none of them uses torch.
 _OBJECTS = ("cpu", "cpu_baseline", "cpu_avx2", "cpu_avx512", "plan", "cuda_plan")
 # Multiply-adds of a vector, two FLOPs each, and the bytes of a cache line.
-_LANES = {"baseline": 4, "avx2": 8, "avx512": 16}
+_LANES = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16}
 _LINE = 64
 
 UNITS = {
@@ -108,7 +108,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
 
     started = machine.Run()
     # valgrind knows no AVX-512; counts and times are of the same kernels.
-    isa = "avx2" if _C.cpu_isa() == "avx512" else _C.cpu_isa()
+    isa = "avx2" if _C.cpu_isa().startswith("avx512") else _C.cpu_isa()
     found = ceilings.measure("cpu", DTYPES["float32"])
     problems = [(p, layout) for p in options.problems() for layout in options.layouts]
     lines = [_line(i, p, layout) for i, (p, layout) in enumerate(problems)]

@@ -37,7 +37,7 @@ constexpr const char* kDTypes[] = {"float64", "float32", "float16", "bfloat16"};
 constexpr const char* kDevices[] = {"cpu", "cuda"};
 constexpr const char* kLayouts[] = {"contiguous", "channels_last", "strided"};
 constexpr const char* kSums[] = {"none", "channel", "spatial"};
-constexpr const char* kIsas[] = {"baseline", "avx2", "avx512"};
+constexpr const char* kIsas[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
 constexpr const char* kBackends[] = {
     "auto", "cpu", "cuda", "triton", "torch", "cuda_emulated", "triton_interpreted"};
 

@@ -41,7 +41,7 @@ class _Variable:
 
 
 _BACKEND_NAMES = ", ".join(registry.BACKENDS)
-_CPU_NAMES = ("baseline", "avx2", "avx512")
+_CPU_NAMES = ("baseline", "avx2", "avx512", "avx512_bf16")
 VARIABLES: dict[str, _Variable] = {
     "EFFKERN_BACKEND": _Variable(
         "the default backend", _BACKEND_NAMES, _choice(*registry.BACKENDS)

@@ -73,7 +73,7 @@ def test_doctor_knows_the_build(capsys):
     report = json.loads(text)
     assert report["build"]["load_error"] is None
     assert report["build"] == json.loads(json.dumps(effkern.build_info()))
-    assert report["cpu"]["instruction set"] in ("baseline", "avx2", "avx512")
+    assert report["cpu"]["instruction set"] in ("baseline", "avx2", "avx512", "avx512_bf16")
     assert report["backends"]["cpu"] is True
 
 
@@ -88,7 +88,7 @@ def test_doctor_explains_a_library_that_does_not_load(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "name, value, known",
     [
-        ("EFFKERN_CPU", "avx3", "baseline, avx2, avx512"),
+        ("EFFKERN_CPU", "avx3", "baseline, avx2, avx512, avx512_bf16"),
         ("EFFKERN_BACKEND", "gpu", "auto, cpu, cuda"),
         ("EFFKERN_BUILD_CUDA", "yes", "auto, 1, 0"),
         ("EFFKERN_REQUIRE_BACKENDS", "cpu,gpu", "auto, cpu, cuda"),

@@ -28,7 +28,7 @@ X86_FLAGS: dict[str, list[str]] = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": [
-        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"),
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mfma", "-mf16c"),
         "-mprefer-vector-width=512",
     ],
 }

@@ -9,7 +9,8 @@
 namespace effkern {
 
 inline const char* cpu_isa_name(CpuIsa isa) {
-  return isa == CpuIsa::kAvx512 ? "avx512" : isa == CpuIsa::kAvx2 ? "avx2" : "baseline";
+  constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
+  return kNames[static_cast<int>(isa)];
 }
 
 inline CpuIsa best_cpu_isa() {
@@ -17,7 +18,7 @@ inline CpuIsa best_cpu_isa() {
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return CpuIsa::kAvx512;
+    return __builtin_cpu_supports("avx512bf16") ? CpuIsa::kAvx512Bf16 : CpuIsa::kAvx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
       __builtin_cpu_supports("f16c")) {
@@ -34,13 +35,13 @@ inline CpuIsa detect_cpu_isa(const char** error) {
   const char* wanted = std::getenv("EFFKERN_CPU");
   *error = nullptr;
   if (!wanted || !*wanted) return best;
-  for (CpuIsa isa : {CpuIsa::kBaseline, CpuIsa::kAvx2, CpuIsa::kAvx512}) {
+  for (CpuIsa isa : {CpuIsa::kBaseline, CpuIsa::kAvx2, CpuIsa::kAvx512, CpuIsa::kAvx512Bf16}) {
     if (std::strcmp(cpu_isa_name(isa), wanted) != 0) continue;
     if (isa <= best) return isa;
     *error = "EFFKERN_CPU: wanted an instruction set that this processor and this build have";
     return best;
   }
-  *error = "EFFKERN_CPU: wanted baseline, avx2 or avx512";
+  *error = "EFFKERN_CPU: wanted baseline, avx2, avx512 or avx512_bf16";
   return best;
 }
 

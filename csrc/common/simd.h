@@ -198,20 +198,35 @@ EFFKERN_INLINE Vec<float> load(const T* p) {
   memcpy(&narrow, p, sizeof narrow);
   return widen(narrow, T{});
 }
+#if defined(__AVX512F__)
+// The upper 16 bits of each lane.
+EFFKERN_INLINE __m256i upper_halves(__m512i v) {
+  constexpr VecU32 kFirst = {0x30001,  0x70005,  0xb0009,  0xf000d,
+                             0x130011, 0x170015, 0x1b0019, 0x1f001d};
+  return _mm512_castsi512_si256(_mm512_permutexvar_epi16(reinterpret_cast<__m512i>(kFirst), v));
+}
+#endif
 // Rounded to nearest, ties to even. The bits of a NaN below those of a bfloat16 must be 0, or the
 // sum may overflow: so they are in all results of operands that were a bfloat16, and in the NaN
 // that the unit itself makes.
 EFFKERN_INLINE VecU16 narrow(Vec<float> v, BFloat16) {
   const VecU32 bits = reinterpret_cast<VecU32>(v);
-  const VecU32 out = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 #if defined(__AVX512F__)
-  return reinterpret_cast<VecU16>(_mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(out)));
-#elif defined(__AVX2__)
+  // Lanes that would become odd are rounded up from a half, even ones from more than it.
+  const __m512i lanes = reinterpret_cast<__m512i>(bits);
+  const __m512i half =
+      _mm512_mask_blend_epi32(_mm512_test_epi32_mask(lanes, _mm512_set1_epi32(0x10000)),
+                              _mm512_set1_epi32(0x7fff), _mm512_set1_epi32(0x8000));
+  return reinterpret_cast<VecU16>(upper_halves(_mm512_add_epi32(lanes, half)));
+#else
+  const VecU32 out = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+#if defined(__AVX2__)
   const __m256i wide = reinterpret_cast<__m256i>(out);
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0xd8);
   return reinterpret_cast<VecU16>(_mm256_castsi256_si128(packed));
 #else
   return __builtin_convertvector(out, VecU16);
+#endif
 #endif
 }
 EFFKERN_INLINE VecU16 narrow(Vec<float> v, Half) {
@@ -292,11 +307,21 @@ EFFKERN_INLINE void copy_few(T* dst, const T* src, int64_t n) {
 }
 #pragma GCC diagnostic pop
 
+#if defined(__AVX512F__)
+EFFKERN_INLINE __mmask16 leading_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+#endif
+
 // The first n >= 0 elements, or kLanes of them; the lanes beyond read as zero.
 template <class T>
 EFFKERN_INLINE Vec<Acc<T>> load_upto(const T* p, int64_t n) {
   constexpr int L = kLanes<Acc<T>>;
   if (n >= L) return load(p);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 2) {
+    const __m256i few = _mm256_maskz_loadu_epi16(leading_lanes(n), p);
+    return widen(reinterpret_cast<VecU16>(few), T{});
+  }
+#endif
   T few[L] = {};
   copy_few(few, p, n);
   return load(few);
@@ -311,7 +336,6 @@ EFFKERN_INLINE Vec<float> load_upto<float>(const float* p, int64_t n) {
   return reinterpret_cast<Vec<float>>(_mm256_maskload_ps(p, mask));
 }
 #elif defined(__AVX512F__)
-EFFKERN_INLINE __mmask16 leading_lanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 template <>
 EFFKERN_INLINE Vec<float> load_upto<float>(const float* p, int64_t n) {
   if (n >= 16) return load(p);
@@ -323,13 +347,16 @@ EFFKERN_INLINE Vec<float> load_upto<float>(const float* p, int64_t n) {
 template <class T>
 EFFKERN_INLINE void store_upto(T* p, Vec<Acc<T>> v, int64_t n) {
   constexpr int L = kLanes<Acc<T>>;
-  if (n >= L) {
-    store(p, v);
-  } else {
-    T few[L];
-    store(few, v);
-    copy_few(p, few, n);
+  if (n >= L) return store(p, v);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 2) {
+    const __m256i bits = reinterpret_cast<__m256i>(narrow(v, T{}));
+    return _mm256_mask_storeu_epi16(p, leading_lanes(n), bits);
   }
+#endif
+  T few[L];
+  store(few, v);
+  copy_few(p, few, n);
 }
 #if defined(__AVX512F__)
 template <>

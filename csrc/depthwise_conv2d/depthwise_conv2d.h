@@ -114,7 +114,7 @@ enum class Kernel : int {
 // How one problem is computed. A pure function of (problem, instruction set): it does not depend on
 // the number of threads, so that results do not either.
 // Instruction sets of the CPU kernels, in ascending order.
-enum class CpuIsa : int { kBaseline = 0, kAvx2 = 1, kAvx512 = 2 };
+enum class CpuIsa : int { kBaseline = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
 
 struct DepthwiseConv2dPlan {
   Backend backend = Backend::kTorch;

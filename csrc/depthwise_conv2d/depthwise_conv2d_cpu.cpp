@@ -146,7 +146,7 @@ void reduce_sums(const DepthwiseConv2dProblem& p, const StencilTask& task, int64
 
 const CpuKernels& cpu_kernels(CpuIsa isa) {
 #if defined(EFFKERN_X86)
-  if (isa == CpuIsa::kAvx512) return cpu_kernels_avx512();
+  if (isa >= CpuIsa::kAvx512) return cpu_kernels_avx512();
   if (isa == CpuIsa::kAvx2) return cpu_kernels_avx2();
 #endif
   (void)isa;

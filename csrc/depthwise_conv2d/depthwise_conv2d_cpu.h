@@ -121,6 +121,9 @@ inline constexpr int direct_tile_rows(int64_t stride, int64_t element_bytes, int
   return vectors == 1 && (stride == 1 || element_bytes == 4) ? 7 : 4;
 }
 
+// With AVX-512, which converts each row once.
+inline constexpr int kShiftedTileRows = 7;
+
 // A copied row, with the borders that whole vectors meet.
 inline constexpr int64_t direct_rows_pitch(int64_t width, int64_t out_width, int64_t pad,
                                            int64_t kernel, int64_t stride, int64_t lanes) {

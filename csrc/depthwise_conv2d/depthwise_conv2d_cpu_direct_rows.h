@@ -5,6 +5,8 @@
 namespace effkern {
 namespace EFFKERN_ISA {
 
+struct StripMasks;
+
 template <class T>
 struct RowsArgs {
   // The rows of the image that the tile meets; zeros in place of those outside.
@@ -13,12 +15,28 @@ struct RowsArgs {
   int64_t width, pad;
   // Those of direct_rows_masks for each strip, or null: there are too many strips to keep them.
   const LaneMask<T>* masks;
+  // Those of the shifted tiles.
+  const StripMasks* strips;
   const float* weights;
+  // Those of bfloat16 in pairs.
+  const float* weight_pairs;
   float bias;
   DirectEpilogue<float> epilogue;
   T* out;
   int64_t out_row, out_width;
 };
+
+}  // namespace EFFKERN_ISA
+}  // namespace effkern
+
+#if EFFKERN_VECTOR == 64
+#include "depthwise_conv2d/depthwise_conv2d_cpu_row_window.h"
+// After the windows.
+#include "depthwise_conv2d/depthwise_conv2d_cpu_shifted_rows.h"
+#endif
+
+namespace effkern {
+namespace EFFKERN_ISA {
 
 // Masks per strip, and strips whose masks are computed once for all planes.
 constexpr int kRowsMasks = 8, kMaskedStrips = 8;
@@ -202,25 +220,35 @@ void direct_rows_all(const RowsArgs<T>& args) {
   if (kVectors > 1 && next < args.out_width) direct_rows_next<T, K, S, R, 1>(args, next, masks);
 }
 
-template <class T, int K, int S>
+// kDot: with the instructions of AVX-512 BF16.
+template <class T, int K, int S, bool kDot>
 struct DirectRowsTiles {
+#if EFFKERN_VECTOR == 64
+  static constexpr int kMax = kShiftedTileRows;
+#else
   static constexpr int kMax = direct_tile_rows(S, sizeof(T), kStripVectors<T, S>);
+#endif
   void (*run[kMax])(const RowsArgs<T>&) = {};
 
   template <int R>
   constexpr void fill() {
+#if EFFKERN_VECTOR == 64
+    run[R - 1] = &shifted_rows_all<T, K, S, R, kDot>;
+#else
     run[R - 1] = &direct_rows_all<T, K, S, R>;
+#endif
     if constexpr (R < kMax) fill<R + 1>();
   }
   constexpr DirectRowsTiles() { fill<1>(); }
 };
-template <class T, int K, int S>
-constexpr DirectRowsTiles<T, K, S> kDirectRowsTiles{};
+template <class T, int K, int S, bool kDot>
+constexpr DirectRowsTiles<T, K, S, kDot> kDirectRowsTiles{};
 
 template <class T, int K, int S>
 class DirectRows {
   static constexpr int L = kLanes<float>, kCols = kStripVectors<T, S> * L;
-  static constexpr int kMax = DirectRowsTiles<T, K, S>::kMax;
+  static constexpr int kMax = DirectRowsTiles<T, K, S, false>::kMax;
+  static constexpr bool kShifted = EFFKERN_VECTOR == 64;
   // Rows of the image that the tallest tile meets.
   static constexpr int kSlots = (kMax - 1) * S + K;
   // Tiles of a plane that are kept from one plane to the next.
@@ -240,7 +268,7 @@ class DirectRows {
     pad_ = -t_.cols.min_distance;
     reach_ = max64(out_width, kCols) * S + K - 1;
     weights_ = static_cast<float*>(scratch);
-    zeros_ = reinterpret_cast<T*>(weights_ + K * K + 2 * L);
+    zeros_ = reinterpret_cast<T*>(weights_ + 2 * K * K + 2 * L);
     const int64_t pitch = direct_rows_pitch(width, out_width, pad_, K, S, kCols);
     for (int64_t x = 0; x < pitch; ++x) zeros_[x] = T{};
     zeros_ += pad_;
@@ -252,15 +280,55 @@ class DirectRows {
     args_.width = width;
     args_.pad = pad_;
     args_.weights = weights_;
+    tiles_ = kDirectRowsTiles<T, K, S, false>.run;
+#if EFFKERN_VECTOR == 64
+    args_.weight_pairs = weights_ + K * K + L;
+    if constexpr (kIsBFloat16<T>) {
+      dots_ = t_.plan.isa == CpuIsa::kAvx512Bf16;
+      if (dots_) tiles_ = kDirectRowsTiles<T, K, S, true>.run;
+    }
+#endif
     args_.epilogue = DirectEpilogue<float>::of(t_.activation);
     args_.out_row = t_.output_strides.h;
     args_.out_width = out_width;
-    args_.masks = out_width <= kMaskedStrips * kCols ? masks_ : nullptr;
     if (t_.plan.block_rows >= t_.rows.out_size && t_.rows.out_size <= kKeptTiles * kMax) {
       for (int64_t row = 0; row < t_.rows.out_size; row += kept_[kept_count_++].count) {
         kept_[kept_count_] = tile_at(row, t_.rows.out_size);
       }
     }
+    keep_masks();
+  }
+
+  // Units: planes x blocks of rows.
+  void run(int64_t begin, int64_t end) {
+    const int64_t blocks = ceil_div(t_.rows.out_size, t_.plan.block_rows);
+    int64_t block = begin % blocks, channel = begin / blocks % t_.channels;
+    int64_t n = begin / blocks / t_.channels, packed = -1;
+    for (int64_t unit = begin; unit < end; ++unit) {
+      if (packed != channel) pack(channel);
+      packed = channel;
+      sums_.start(n, block, channel, 1);
+      run_block(n, channel, block * t_.plan.block_rows);
+      if (++block == blocks) block = 0, ++channel;
+      if (channel == t_.channels) channel = 0, ++n;
+    }
+  }
+
+ private:
+#if EFFKERN_VECTOR == 64
+  void keep_masks() {
+    args_.strips = nullptr;
+    if (args_.out_width > kMaskedStrips * L) return;
+    StripMasks* masks = strips_;
+    each_strip<T, K, S>(
+        args_, [&](auto strip, int64_t col) { mask_strip<T, S>(strip, args_, col, masks++); });
+    args_.strips = strips_;
+  }
+  StripMasks strips_[kMaskedStrips];
+#else
+  void keep_masks() {
+    const int64_t out_width = args_.out_width;
+    args_.masks = out_width <= kMaskedStrips * kCols ? masks_ : nullptr;
     LaneMask<T>* masks = masks_;
     for (int64_t next = 0; args_.masks && next < out_width; next += kCols, masks += kRowsMasks) {
       if (kCols > L && out_width - next <= L) {
@@ -271,23 +339,25 @@ class DirectRows {
       }
     }
   }
+  LaneMask<T> masks_[kMaskedStrips * kRowsMasks];
+#endif
 
-  // Units: planes x blocks of rows.
-  void run(int64_t begin, int64_t end) {
-    const int64_t blocks = ceil_div(t_.rows.out_size, t_.plan.block_rows);
-    int64_t block = begin % blocks, channel = begin / blocks % t_.channels;
-    int64_t n = begin / blocks / t_.channels, packed = -1;
-    for (int64_t unit = begin; unit < end; ++unit) {
-      if (packed != channel) pack_weights<T, false>(t_, channel, 1, K * K, weights_, &args_.bias);
-      packed = channel;
-      sums_.start(n, block, channel, 1);
-      run_block(n, channel, block * t_.plan.block_rows);
-      if (++block == blocks) block = 0, ++channel;
-      if (channel == t_.channels) channel = 0, ++n;
+  void pack(int64_t channel) {
+    pack_weights<T, false>(t_, channel, 1, K * K, weights_, &args_.bias);
+#if EFFKERN_VECTOR == 64
+    if constexpr (kIsBFloat16<T>) {
+      if (!dots_) return;
+      const T* weights = static_cast<const T*>(t_.weight) + channel * K * K;
+      T copy[K * K];
+      if (!t_.dense_weight) {
+        for (int k = 0; k < K * K; ++k) from_acc(weights_[k], copy + k);
+        weights = copy;
+      }
+      pair_weights<K>(weights, t_.dense_weight && t_.flipped, weights_ + K * K + L);
     }
+#endif
   }
 
- private:
   // The first tile of rows [row, end): tiles of nearly the same height.
   Tile tile_at(int64_t row, int64_t end) const {
     Tile tile;
@@ -327,7 +397,7 @@ class DirectRows {
     }
     args_.rows = tile.rows;
     args_.out = out + tile.row * t_.output_strides.h;
-    kDirectRowsTiles<T, K, S>.run[tile.count - 1](args_);
+    tiles_[tile.count - 1](args_);
     sums_.add(tile.row, tile.count, 0, args_.out_width);
   }
 
@@ -335,7 +405,8 @@ class DirectRows {
   // element of the tensor that they would reach beyond are copied.
   bool reaches_beyond(const T* plane) const {
     const T* last = plane + (t_.rows.source_size - 1) * t_.source_strides.h;
-    return sizeof(T) < sizeof(float) && (plane - begin_ < pad_ || end_ - last < reach_ - pad_);
+    return !kShifted && sizeof(T) < sizeof(float) &&
+           (plane - begin_ < pad_ || end_ - last < reach_ - pad_);
   }
 
   const T* copy_row(const T* row, int64_t slot) {
@@ -354,11 +425,12 @@ class DirectRows {
   const T *begin_, *end_;
   // Elements that the strips of a row read, from `pad_` to the left of it on.
   int64_t pad_, reach_, pitch_;
-  LaneMask<T> masks_[kMaskedStrips * kRowsMasks];
   RowsArgs<T> args_;
   // Of each plane, where it is one block; none if there are more of them.
   Tile kept_[kKeptTiles];
   int kept_count_ = 0;
+  void (*const* tiles_)(const RowsArgs<T>&);
+  bool dots_ = false;
 };
 
 }  // namespace EFFKERN_ISA

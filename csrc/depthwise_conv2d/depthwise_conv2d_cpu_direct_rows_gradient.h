@@ -17,6 +17,24 @@ EFFKERN_INLINE void interleave(Vec<float> x, Vec<float> y, Vec<float> (&out)[2])
 #endif
 }
 
+// Lanes taken from x and y in turn to memory, as many as there is room for.
+template <class T>
+EFFKERN_INLINE void store_pairs(T* p, Vec<float> x, Vec<float> y, int64_t room) {
+  constexpr int L = kLanes<float>;
+  if constexpr (kSpanVectors<T> == 2) {
+    // They are the even and the odd elements of a span.
+    if (room >= 2 * L) return store_span(p, {{x, y}});
+    T few[2 * L];
+    store_span(few, {{x, y}});
+    copy_few(p, few, room);
+  } else {
+    Vec<float> pixels[2];
+    interleave(x, y, pixels);
+    store_upto(p, pixels[0], room);
+    if (room > L) store_upto(p + L, pixels[1], room - L);
+  }
+}
+
 // P: whether the padding above and to the left is odd. Column x of the result meets tap j at column
 // (x + pad - j) / 2 of grad_output, so that of a pair of columns from an even x on, the first meets
 // the taps of P's parity and the second the others.
@@ -129,13 +147,11 @@ class DirectRowsGradient {
 #pragma GCC unroll 8
       for (int y = 0; y < 2 * R; ++y, p += out_row) {
         if (y >= count) break;
-        Vec<float> pixels[2];
-        interleave(acc[y / 2][y % 2][0], acc[y / 2][y % 2][1], pixels);
+        const Vec<float> even = acc[y / 2][y % 2][0], odd = acc[y / 2][y % 2][1];
         // What is too much for a row may fall into the next ones, which are written after it.
         const int64_t room =
             width <= 2 * L && out_row == width ? (rows_left - y) * width : width - col;
-        store_upto(p, pixels[0], room);
-        if (room > L) store_upto(p + L, pixels[1], room - L);
+        store_pairs(p, even, odd, room);
       }
     }
   }

@@ -142,11 +142,9 @@ class Stencil {
     const int widest = static_cast<int>(ceil_div(vectors, tiles));
     // So many tiles are one vector narrower than the others.
     const int64_t narrower = tiles * widest - vectors;
-    const int64_t step = max_tile_rows(widest);
-    const int64_t direct_step = dense_ ? max_dense_rows(widest) : step;
+    const int64_t step = dense_ ? max_dense_rows(widest) : max_tile_rows(widest);
     if constexpr (kChannels) {
-      if (staged_)
-        return run_staged(n, channel, count, row0, rows, col0, cols, direct_step, widest);
+      if (staged_) return run_staged(n, channel, count, row0, rows, col0, cols, step, widest);
     }
     const Strides4& s = t_.output_strides;
     // A tile may write whole vectors over the end of a row where the next row is written later.
@@ -156,7 +154,7 @@ class Stencil {
         kChannels ? count % L == 0 && s.c == 1 : dense_rows || (cols % L == 0 && s.w == 1);
     if (direct_ && whole && t_.rows.phases == 1 && t_.cols.phases == 1) {
       A* out = static_cast<A*>(t_.output) + n * s.n + channel * s.c + row0 * s.h + col0 * s.w;
-      return run_direct(out, count, row0, rows, cols, direct_step, tiles, widest, narrower);
+      return run_direct(out, count, row0, rows, cols, step, tiles, widest, narrower);
     }
     for (int64_t row = 0; row < rows; row += step) {
       int64_t v1 = 0;
@@ -322,7 +320,7 @@ class Stencil {
         args.out_row = kMaxCols * L;
         args.out_col = L;
       }
-      kStencilTiles<A, !kChannels>.run[cols - 1][region.tile_rows - 1](args);
+      tile_of(cols, region.tile_rows)(args);
       if (direct_ && whole) continue;
       if constexpr (kChannels) output().store_channels(region, a, b, cols, pixel);
     }

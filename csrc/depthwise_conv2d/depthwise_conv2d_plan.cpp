@@ -66,7 +66,7 @@ int64_t choose_block_rows(int64_t rows, int64_t step, int64_t span, int64_t row_
 }
 
 int64_t vector_bytes(CpuIsa isa) {
-  return isa == CpuIsa::kAvx512 ? 64 : isa == CpuIsa::kAvx2 ? 32 : 16;
+  return isa >= CpuIsa::kAvx512 ? 64 : isa == CpuIsa::kAvx2 ? 32 : 16;
 }
 
 // Partial sums of the output, one of each block of rows, which one thread computes.
@@ -191,7 +191,7 @@ bool fills_vectors(const DepthwiseConv2dProblem& p, int lanes) {
     if (p.kernel_w == 5) return p.stride_h == 1 && width >= 3 * lanes;
     return p.stride_h == 2 ? width > lanes : width >= 2 * lanes;
   }
-  if (p.out_channels < lanes) return true;
+  if (p.out_channels < lanes || (lanes == 16 && !is_strided_gradient(p))) return true;
   if (p.dtype == DType::kFloat32 || p.stride_h == 2) return p.kernel_w < 7 || width >= 4 * lanes;
   // Rows of 16 bits are converted once per column of the kernel, transposed ones once.
   return width >= (p.kernel_w == 3 ? lanes + 1 : p.kernel_w == 5 ? 3 * lanes : 4 * lanes);
@@ -208,8 +208,10 @@ bool fits_direct_rows(const DepthwiseConv2dProblem& p, CpuIsa isa, int lanes) {
 }
 
 // Zen 4 computes 64 bytes in two halves: lanes beside the image cost as much as those in it, and
-// vectors of 32 bytes leave fewer of them (7, 19 and 56 pixels; not 14, 28 and 112).
+// vectors of 32 bytes leave fewer of them (7, 19 and 56 pixels; not 14, 28 and 112). The forward
+// and the input gradient with stride 1 have vectors of 32 bytes of their own.
 bool fills_narrow_vectors_better(const DepthwiseConv2dProblem& p) {
+  if (p.pass != Pass::kGradWeight && !is_strided_gradient(p)) return false;
   if (!fits_direct_rows(p, CpuIsa::kAvx2, 8)) return false;
   const int64_t width = p.pass == Pass::kGradInput ? p.width : p.out_width();
   return !fits_direct_rows(p, CpuIsa::kAvx512, 16) || 2 * ceil_div(width, 16) > ceil_div(width, 8);
@@ -219,7 +221,9 @@ void plan_direct_rows(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan
   const bool gradient = p.pass == Pass::kGradInput;
   const int64_t rows = gradient ? p.height : p.out_height();
   const int64_t planes = p.batch * (gradient ? p.in_channels : p.out_channels);
-  plan->tile_rows = direct_tile_rows(p.stride_h, element_size(p.dtype), 1);
+  plan->tile_rows = plan->isa >= CpuIsa::kAvx512
+                        ? kShiftedTileRows
+                        : direct_tile_rows(p.stride_h, element_size(p.dtype), 1);
   const int64_t wanted = ceil_div(kMinUnits, planes);
   plan->block_rows = std::min(rows, std::max<int64_t>(plan->tile_rows, ceil_div(rows, wanted)));
   plan->grid = planes * ceil_div(rows, plan->block_rows);
@@ -228,7 +232,7 @@ void plan_direct_rows(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* plan
   const int64_t out_width = gradient ? p.width : p.out_width();
   const int64_t pitch = direct_rows_pitch(width, out_width, -col_axis(p).min_distance, p.kernel_w,
                                           p.stride_w, span_channels(p, plan->lanes));
-  int64_t floats = p.taps() + pitch + 4 * plan->lanes;
+  int64_t floats = 2 * p.taps() + pitch + 4 * plan->lanes;
   // Copies of rows at the ends of a 16-bit tensor.
   if (p.dtype != DType::kFloat32) {
     floats += ceil_div(((plan->tile_rows - 1) * p.stride_h + p.kernel_h) * pitch, 2);
@@ -329,8 +333,11 @@ void plan_direct_wgrad(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* pla
   plan->tile_rows = p.kernel_h == 3 ? 3 : 2;
   const int64_t partial = p.out_channels * (p.taps() + 1) * 4;
   const int64_t items = p.batch * ceil_div(rows, plan->block_rows);
+  // Adding splits up is a second round of all threads, for which a small unit is no gain.
+  constexpr int64_t kUnitBytes = 64 * 1024;
+  const int64_t wanted = std::min(kMinUnits, plan->bytes / kUnitBytes);
   plan->splits = static_cast<int>(
-      std::max<int64_t>(1, std::min({kMinUnits / groups, items, kMaxWorkspace / partial})));
+      std::max<int64_t>(1, std::min({wanted / groups, items, kMaxWorkspace / partial})));
   plan->grid = groups * plan->splits;
   plan->workspace = plan->splits > 1 ? plan->splits * partial : 0;
   plan->scratch_per_thread = ((vectors + 2) * (p.taps() + 1) * plan->lanes + copied) * 4;
@@ -340,7 +347,7 @@ void plan_direct_wgrad(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan* pla
 // on two strided input gradients, before these had a kernel of their own.
 DepthwiseConv2dPlan plan_cpu(const DepthwiseConv2dProblem& p, DepthwiseConv2dPlan plan,
                              CpuIsa isa) {
-  if (isa == CpuIsa::kAvx512 && fills_narrow_vectors_better(p)) isa = CpuIsa::kAvx2;
+  if (isa >= CpuIsa::kAvx512 && fills_narrow_vectors_better(p)) isa = CpuIsa::kAvx2;
   const int64_t accumulator = p.dtype == DType::kFloat64 ? 8 : 4;
   plan.isa = isa;
   plan.lanes = static_cast<int>(vector_bytes(isa) / accumulator);

@@ -8,7 +8,7 @@ namespace {
 
 const LayerNormKernels& layer_norm_kernels(CpuIsa isa, DType dtype, bool widens) {
 #if defined(EFFKERN_X86)
-  if (isa == CpuIsa::kAvx512) return layer_norm_kernels_avx512(dtype, widens);
+  if (isa >= CpuIsa::kAvx512) return layer_norm_kernels_avx512(dtype, widens);
   if (isa == CpuIsa::kAvx2) return layer_norm_kernels_avx2(dtype, widens);
 #endif
   (void)isa;

@@ -14,7 +14,7 @@ constexpr int64_t kMinTiles = 24;
 
 const FusedMBConvKernels& fused_mbconv_kernels(CpuIsa isa) {
 #if defined(EFFKERN_X86)
-  if (isa == CpuIsa::kAvx512) return fused_mbconv_kernels_avx512();
+  if (isa >= CpuIsa::kAvx512) return fused_mbconv_kernels_avx512();
   if (isa == CpuIsa::kAvx2) return fused_mbconv_kernels_avx2();
 #endif
   (void)isa;

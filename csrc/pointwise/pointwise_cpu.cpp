@@ -8,7 +8,7 @@ namespace effkern {
 
 const PointwiseKernels& pointwise_kernels(CpuIsa isa) {
 #if defined(EFFKERN_X86)
-  if (isa == CpuIsa::kAvx512) return pointwise_kernels_avx512();
+  if (isa >= CpuIsa::kAvx512) return pointwise_kernels_avx512();
   if (isa == CpuIsa::kAvx2) return pointwise_kernels_avx2();
 #endif
   (void)isa;

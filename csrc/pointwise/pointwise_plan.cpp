@@ -27,7 +27,7 @@ PointwisePlan plan_pointwise(const PointwiseProblem& p, CpuIsa isa, int threads)
                       (p.has_gate && !plan.gates_weight);
   const int64_t pixels = plan.merges_images ? p.images * p.pixels : p.pixels;
   const int64_t images = plan.merges_images ? 1 : p.images;
-  const int64_t panel = isa == CpuIsa::kAvx512 ? 32 : isa == CpuIsa::kAvx2 ? 16 : 8;
+  const int64_t panel = isa >= CpuIsa::kAvx512 ? 32 : isa == CpuIsa::kAvx2 ? 16 : 8;
   const int64_t in_cache = kBlockBytes / (4 * std::max<int64_t>(p.in_channels, 1));
   // A block's panels can be shared, too; each is packed once for each block.
   const int64_t panels = ceil_div(p.out_channels, panel);

@@ -298,13 +298,14 @@ void run(CpuIsa isa, std::mt19937& random) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const char* names[] = {"baseline", "avx2", "avx512"};
+  const char* names[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
   int isa = -1;
-  for (int i = 0; i < 3 && argc > 2; ++i) {
+  for (int i = 0; i < 4 && argc > 2; ++i) {
     if (std::strcmp(argv[1], names[i]) == 0) isa = i;
   }
   if (isa < 0) {
-    std::fprintf(stderr, "wanted ISA PROBLEMS [SEED], ISA one of baseline, avx2, avx512\n");
+    std::fprintf(stderr,
+                 "wanted ISA PROBLEMS [SEED], ISA one of baseline, avx2, avx512, avx512_bf16\n");
     return 2;
   }
   std::mt19937 random(argc > 3 ? static_cast<unsigned>(std::atoi(argv[3])) : 1u);

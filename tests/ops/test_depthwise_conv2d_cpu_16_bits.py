@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import effkern
+from effkern import _C
 from effkern.functional import depthwise_conv2d
 from effkern.reference.depthwise_conv2d import depthwise_conv2d as reference
 
@@ -24,6 +25,10 @@ def cpu_backend():
 def same(actual, expected):
     """Equal, infinities included, and NaN where it should be, whatever its payload."""
     torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def flush_subnormals(numbers):
+    return torch.where(numbers.abs() < torch.finfo(numbers.dtype).tiny, 0.0, numbers)
 
 
 # A product of two 16-bit numbers is exact in float32, so that there is one rounding. Ones, ties in
@@ -52,8 +57,15 @@ def test_all_numbers_are_rounded_as_torch_does(dtype, layout, kernel, direction)
             output = depthwise_conv2d(leaf, weight, padding=kernel // 2)
             (actual,) = torch.autograd.grad(output, leaf, input)
         rounded_factor = torch.tensor(factor, dtype=dtype).float()
-        expected = (numbers.float() * rounded_factor).to(dtype).view(2048, 32)
-        same(actual[0, :, 0, ::step], expected)
+        operands = numbers.float()
+        # The kernels of AVX-512 BF16 (3x3 to 7x7): its products take subnormal numbers as zeros.
+        flushed = dtype == torch.bfloat16 and layout == "contiguous" and kernel < 9
+        if flushed and _C.cpu_isa() == "avx512_bf16":
+            operands = flush_subnormals(operands)
+            products = flush_subnormals(operands * rounded_factor)
+        else:
+            products = operands * rounded_factor
+        same(actual[0, :, 0, ::step], products.to(dtype).view(2048, 32))
 
 
 @both_dtypes
