@@ -13,9 +13,9 @@ using Plan = DepthwiseConv2dLayerNormCudaPlan;
 // What every device since sm_80 gives a block that asks for it.
 constexpr int64_t kMostSharedMemory = 99 << 10;
 // Two blocks of this size are resident, so that one multiplies while the other waits for its sums.
-constexpr int64_t kThreads = 128;
-// Blocks that run at a time on a large GPU.
-constexpr int64_t kResidentBlocks = 264;
+constexpr int64_t kThreads = kLayerNormMostThreads / 2;
+// Of a large GPU; as many threads as its registers are for at a time.
+constexpr int64_t kMultiprocessors = 132;
 // Neighbours that add up by shuffles at least.
 constexpr int64_t kFewestLanes = 8;
 
@@ -48,17 +48,24 @@ const char* refusal(const Problem& p) {
   return nullptr;
 }
 
-// Rows of a tile: blocks are in waves of resident ones, and each takes as many steps as its tile
-// has rows and the kernel rows above them, in the image.
+// Instructions of a thread, about, for a finished row besides its multiply-adds, and for a row of
+// the image that it reads.
+constexpr int64_t kRowCost = 300, kStepCost = 200;
+
+// Rows of a tile. Blocks run in waves, of which the last one is half full, and each reads the rows
+// of the image that its own and the kernel reach.
 void tile_rows(const Problem& p, Plan* plan) {
-  const int64_t height = p.out_height();
+  const int64_t height = p.out_height(), taps = p.kernel_h * p.kernel_w;
+  const int64_t resident = kMultiprocessors * (kLayerNormMostThreads / plan->threads);
   int64_t least = -1;
   for (int64_t tiles = 1; tiles <= ceil_div(height, 4); ++tiles) {
     const int64_t rows = ceil_div(height, tiles);
     if (ceil_div(height, rows) != tiles) continue;
     const int64_t blocks = ceil_div(p.batch * tiles * plan->strips, plan->slots);
+    const int64_t half_waves = 2 * std::max(blocks, resident) / resident + 1;
     const int64_t steps = std::min(p.height, rows + p.kernel_h - 1);
-    const int64_t cost = ceil_div(blocks, kResidentBlocks) * (rows * p.kernel_h + steps);
+    const int64_t cost =
+        half_waves * (rows * (kLayerNormOutputs * taps + kRowCost) + steps * kStepCost);
     if (least >= 0 && cost >= least) continue;
     least = cost;
     plan->rows = int(rows), plan->row_tiles = int(tiles), plan->grid = blocks;
@@ -80,11 +87,15 @@ Plan plan_depthwise_conv2d_layer_norm_cuda(const Problem& p) {
   plan.threads = int(round_up(plan.slots * lanes, 32));
   // Two sums of each group and pixel.
   plan.weights = int(round_up(8 * plan.slots * (lanes / plan.group) * plan.pixels, 16));
-  const int64_t taps = p.kernel_h * p.kernel_w * p.channels;
-  plan.shared_memory = plan.weights + 4 * taps;
+  const int taps = int(p.kernel_h * p.kernel_w);
+  const auto shared_memory = [&](int bytes) {
+    const int64_t vectors = p.channels / plan.channels;
+    return plan.weights + vectors * layer_norm_pitch(taps, plan.channels, bytes);
+  };
+  plan.shared_memory = shared_memory(4);
   if (plan.shared_memory > kMostSharedMemory && p.dtype != DType::kFloat32 && p.kernel_h == 7) {
     plan.narrow_weights = true;
-    plan.shared_memory = plan.weights + bytes_of(p.dtype) * taps;
+    plan.shared_memory = shared_memory(2);
   }
   if (plan.shared_memory > kMostSharedMemory) {
     plan = {};
@@ -94,8 +105,9 @@ Plan plan_depthwise_conv2d_layer_norm_cuda(const Problem& p) {
   plan.strips = int(ceil_div(p.out_width(), plan.pixels));
   tile_rows(p, &plan);
   const int64_t outputs = p.batch * p.out_height() * p.out_width() * p.channels;
-  plan.bytes = bytes_of(p.dtype) * (p.batch * p.height * p.width * p.channels + taps + outputs);
-  plan.flops = 2 * p.kernel_h * p.kernel_w * outputs;
+  const int64_t inputs = p.batch * p.height * p.width * p.channels;
+  plan.bytes = bytes_of(p.dtype) * (inputs + taps * p.channels + outputs);
+  plan.flops = 2 * taps * outputs;
   return plan;
 }
 

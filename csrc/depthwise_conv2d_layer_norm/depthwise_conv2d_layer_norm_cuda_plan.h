@@ -25,6 +25,13 @@ inline constexpr int kLayerNormMostThreads = 256;
 // A thread has so many outputs of a row at a time: neighbouring channels of neighbouring pixels.
 inline constexpr int kLayerNormOutputs = 16;
 
+// Bytes from vector to vector of weights in shared memory: no even number of 16 bytes, so that
+// eight neighbours lie in different banks.
+constexpr int layer_norm_pitch(int taps, int channels, int bytes) {
+  const int vector = taps * channels * bytes;
+  return vector % 32 ? vector : vector + 16;
+}
+
 struct DepthwiseConv2dLayerNormCudaPlan {
   // Why there is no kernel; null if there is one.
   const char* refusal = nullptr;

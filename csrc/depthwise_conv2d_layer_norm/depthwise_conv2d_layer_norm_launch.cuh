@@ -31,9 +31,11 @@ LayerNormImages<T> layer_norm_images(const LayerNormProblem& p, const LayerNormP
 
 inline LayerNormTiles layer_norm_tiles(const LayerNormProblem& p, const LayerNormPlan& plan) {
   LayerNormTiles tiles{};
-  tiles.lanes = plan.lanes, tiles.group = plan.group, tiles.slots = plan.slots;
-  tiles.strips = plan.strips, tiles.row_tiles = plan.row_tiles, tiles.rows = plan.rows;
+  tiles.group = plan.group, tiles.groups = plan.lanes / plan.group;
+  tiles.slots = plan.slots, tiles.rows = plan.rows;
   tiles.items = int(p.batch * plan.row_tiles * plan.strips);
+  tiles.by_lanes = make_divisor(plan.lanes), tiles.by_group = make_divisor(plan.group);
+  tiles.by_strips = make_divisor(plan.strips), tiles.by_row_tiles = make_divisor(plan.row_tiles);
   tiles.weights = plan.weights;
   return tiles;
 }

@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 @functools.lru_cache(maxsize=256)
 def plan(
-    dtype: str,
-    input: tuple[int, ...],
-    kernel: tuple[int, int],
-    pads: tuple[int, ...],
+    dtype: str, input: tuple[int, ...], kernel: tuple[int, ...], pads: tuple[int, ...]
 ) -> DepthwiseConv2dLayerNormCudaPlan:
     """The kernel's plan; its `refusal` says why there is no kernel.
 
@@ -32,7 +29,8 @@ def plan(
     """
     from ... import _C
 
-    return _C.plan_depthwise_conv2d_layer_norm_cuda(dtype, *input, *kernel, *pads)
+    sizes: Any = (*input, *kernel, *pads)
+    return _C.plan_depthwise_conv2d_layer_norm_cuda(dtype, *sizes)
 
 
 def forward(
@@ -92,8 +90,8 @@ class LayerNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs):
-        *tensors, eps = inputs[:6]
-        results = _call(*tensors, eps, inputs[6:], True)
+        input, weight, bias, scale, shift, eps, *pads = inputs
+        results = _call(input, weight, bias, scale, shift, eps, pads, True)
         autograd.setup(ctx, inputs, results)
         ctx.backend = registry.selected
         return results[0]
