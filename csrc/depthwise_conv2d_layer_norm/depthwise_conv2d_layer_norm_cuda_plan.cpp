@@ -51,6 +51,8 @@ const char* refusal(const Problem& p) {
 // Instructions of a thread, about, for a finished row besides its multiply-adds, and for a row of
 // the image that it reads.
 constexpr int64_t kRowCost = 300, kStepCost = 200;
+// More make no difference to the last wave of an image so large.
+constexpr int64_t kMostRowTiles = 256;
 
 // Rows of a tile. Blocks run in waves, of which the last one is half full, and each reads the rows
 // of the image that its own and the kernel reach.
@@ -58,7 +60,7 @@ void tile_rows(const Problem& p, Plan* plan) {
   const int64_t height = p.out_height(), taps = p.kernel_h * p.kernel_w;
   const int64_t resident = kMultiprocessors * (kLayerNormMostThreads / plan->threads);
   int64_t least = -1;
-  for (int64_t tiles = 1; tiles <= ceil_div(height, 4); ++tiles) {
+  for (int64_t tiles = 1; tiles <= std::min(ceil_div(height, 4), kMostRowTiles); ++tiles) {
     const int64_t rows = ceil_div(height, tiles);
     if (ceil_div(height, rows) != tiles) continue;
     const int64_t blocks = ceil_div(p.batch * tiles * plan->strips, plan->slots);
