@@ -12,6 +12,7 @@
 #include "depthwise_conv2d/depthwise_conv2d.h"
 #include "depthwise_conv2d/depthwise_conv2d_eager_module.h"
 #include "depthwise_conv2d_layer_norm/depthwise_conv2d_layer_norm.h"
+#include "depthwise_conv2d_layer_norm/depthwise_conv2d_layer_norm_cuda_plan.h"
 #include "effkern_build_info.h"
 #include "fused_mbconv/fused_mbconv.h"
 #include "pointwise/pointwise_cuda_plan.h"
@@ -211,6 +212,39 @@ void bind_plan(py::module_& m) {
       py::arg("problem"), "The plan of the convolution that LayerNorm follows, on CPU.");
 }
 
+void bind_layer_norm(py::module_& m) {
+  using Plan = DepthwiseConv2dLayerNormCudaPlan;
+  py::class_<Plan>(m, "DepthwiseConv2dLayerNormCudaPlan",
+                   "How the CUDA kernel computes depthwise_conv2d_layer_norm, or why not.")
+      .def_readonly("refusal", &Plan::refusal, "Why there is no kernel, or None.")
+      .def_readonly("channels", &Plan::channels, "Of a thread.")
+      .def_readonly("pixels", &Plan::pixels, "Of a thread's strip.")
+      .def_readonly("lanes", &Plan::lanes, "Threads of a strip, with those that have no channels.")
+      .def_readonly("group", &Plan::group, "Threads that add up by shuffles.")
+      .def_readonly("slots", &Plan::slots, "Strips of a block.")
+      .def_readonly("threads", &Plan::threads, "Of a block.")
+      .def_readonly("strips", &Plan::strips, "Of a row.")
+      .def_readonly("row_tiles", &Plan::row_tiles, "Of an image.")
+      .def_readonly("rows", &Plan::rows, "Of a tile.")
+      .def_readonly("narrow_weights", &Plan::narrow_weights, "In the tensors' 16 bits.")
+      .def_readonly("grid", &Plan::grid)
+      .def_readonly("shared_memory", &Plan::shared_memory)
+      .def_readonly("bytes", &Plan::bytes)
+      .def_readonly("flops", &Plan::flops);
+  m.def(
+      "plan_depthwise_conv2d_layer_norm_cuda",
+      [](const std::string& dtype, int64_t batch, int64_t channels, int64_t height, int64_t width,
+         int64_t kernel_h, int64_t kernel_w, int64_t pad_top, int64_t pad_bottom, int64_t pad_left,
+         int64_t pad_right) {
+        return plan_depthwise_conv2d_layer_norm_cuda({parse<DType>("dtype", dtype, kDTypes), batch,
+                                                      channels, height, width, kernel_h, kernel_w,
+                                                      pad_top, pad_bottom, pad_left, pad_right});
+      },
+      py::arg("dtype"), py::arg("batch"), py::arg("channels"), py::arg("height"), py::arg("width"),
+      py::arg("kernel_h"), py::arg("kernel_w"), py::arg("pad_top"), py::arg("pad_bottom"),
+      py::arg("pad_left"), py::arg("pad_right"), "The CUDA kernel's plan of a problem.");
+}
+
 FusedMBConvPlan plan_fused(const std::string& dtype, bool has_residual, int64_t batch,
                            int64_t in_channels, int64_t height, int64_t width, int64_t hidden,
                            int64_t out_channels, int64_t kernel_h, int64_t kernel_w,
@@ -298,6 +332,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "effkern without torch: planner, build facts, CPU features.";
   bind_problem(m);
   bind_plan(m);
+  bind_layer_norm(m);
   bind_fused_mbconv(m);
   bind_pointwise(m);
   bind_ceilings(m);

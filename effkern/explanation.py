@@ -18,6 +18,7 @@ from .nn.depthwise_conv2d import DepthwiseConv2d
 from .ops.depthwise_conv2d import _AUTO_DEVICES, _DTYPES, ACTIVATIONS, Params, fused_cuda, resolve
 from .ops.depthwise_conv2d.cuda_plan import plan as cuda_plan
 from .ops.depthwise_conv2d.triton_plan import plan as triton_plan
+from .ops.depthwise_conv2d_layer_norm.cuda_backend import explained as cuda_norm_plan
 from .ops.depthwise_conv2d_layer_norm.triton_backend import plan as norm_plan
 from .plans import Explanation, Plan
 
@@ -149,6 +150,10 @@ def _with_norm(explanation: Explanation) -> Explanation:
         reason = "composed, there is no fused kernel for this"
         backward = replace(forward, kernel="aten::native_layer_norm_backward", reason=reason)
         fused = norm_plan(explanation.problem) if forward.backend in _TRITON else None
+        if forward.backend in ("cuda", "cuda_emulated"):
+            fused = cuda_norm_plan(explanation.problem)
+            if "kernel" not in fused:
+                reason, fused = fused["reason"], None
         forward = replace(
             forward,
             **fused

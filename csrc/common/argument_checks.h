@@ -53,6 +53,20 @@ class ArgumentChecks {
     return data(name, view, bytes);
   }
 
+  // A contiguous vector of float32, whatever the input's dtype is.
+  const float* floats(const char* name, const std::optional<Tensor>& tensor, int64_t size) const {
+    if (!tensor) return nullptr;
+    const TensorView view(*tensor);
+    EFFKERN_CHECK(view.dtype == aoti_torch_dtype_float32(), op_, ": ", name,
+                  ": wanted float32, got ", dtype_name(view.dtype));
+    EFFKERN_CHECK(
+        view.device_type == input_.device_type && view.device_index() == input_.device_index(), op_,
+        ": ", name, ": wanted the input's device, got another");
+    EFFKERN_CHECK(view.dim == 1 && view.sizes[0] == size && tensor->is_contiguous(), op_, ": ",
+                  name, ": wanted a contiguous tensor of ", size, " numbers, got ", view.shape());
+    return static_cast<const float*>(view.data());
+  }
+
   // Of the input.
   DType dtype_of_16_bits() const {
     if (input_.dtype == aoti_torch_dtype_float16()) return DType::kFloat16;

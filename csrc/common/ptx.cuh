@@ -210,6 +210,10 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
   return y;
 }
 
+// No instruction: the value is in a register from here on, and is not computed again in every
+// branch that uses it.
+__device__ __forceinline__ void keep(float& value) { asm volatile("" : "+f"(value)); }
+
 // A barrier of `threads` threads of the block, a multiple of 32. Number 0 is __syncthreads'.
 __device__ __forceinline__ void named_barrier_sync(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");

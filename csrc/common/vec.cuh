@@ -89,6 +89,14 @@ __device__ __forceinline__ Packed<T, N> load_or_zero(bool valid, const T* addres
   return {__ldg(reinterpret_cast<const typename Packed<T, N>::Bits*>(address))};
 }
 
+// `values` stay as they are where `valid` is false; nothing is read then.
+template <int N, typename T>
+__device__ __forceinline__ void load_if(bool valid, const T* address,
+                                        Packed<T, N>& values EFFKERN_SITE) {
+  EFFKERN_GLOBAL_ACCESS_IF(valid, address, N * sizeof(T), kRead);
+  if (valid) values = {__ldg(reinterpret_cast<const typename Packed<T, N>::Bits*>(address))};
+}
+
 template <typename T>
 __device__ __forceinline__ Accumulate<T> load_scalar(const T* address EFFKERN_SITE) {
   Accumulate<T> value[1];

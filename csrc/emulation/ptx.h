@@ -134,6 +134,7 @@ inline uint32_t to_tf32(float value) {
 inline float without_subnormal(float x) {
   return std::fpclassify(x) == FP_SUBNORMAL ? std::copysign(0.f, x) : x;
 }
+inline void keep(float&) {}
 inline float exp2_approx(float x) { return without_subnormal(std::exp2(without_subnormal(x))); }
 inline float reciprocal_approx(float x) {
   x = without_subnormal(x);

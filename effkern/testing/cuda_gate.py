@@ -235,6 +235,13 @@ def plan(name: str) -> Plan:
             # time, of others 4. What PointwiseCudaPlan allows.
             stores = Access(16, 2 if rest[-1] == "true" else 4)
             return Plan(Access(16, 8), stores, MOST_OPTED_SHARED_MEMORY, MOST_OPTED_SHARED_MEMORY)
+        case "layer_norm_kernel":
+            # Three rows of columns; bias in vectors, norm_weight and norm_bias 16 bytes at a time,
+            # mean and rstd a number at a time. What DepthwiseConv2dLayerNormCudaPlan allows.
+            pixels = 16 // channels
+            load = Access(vector, 3 * (pixels + kernel - 1), (element, 16))
+            store = Access(vector, 2 * pixels, (4,))
+            return Plan(load, store, MOST_OPTED_SHARED_MEMORY, MOST_OPTED_SHARED_MEMORY)
         case "channels_last_kernel":
             pixels = 16 // channels
             load = Access(vector, stride * ((pixels - 1) * stride + kernel), (element, *hooks))

@@ -46,6 +46,12 @@ _PRODUCTS = (
     (240, 80, True, False),
     (144, 40, True, False),
 )
+# Of depthwise_conv2d_layer_norm: dtype, channels, kernel size. The last one keeps its weights in 16
+# bits.
+_NORMS = (
+    *((dtype, _CHANNELS, kernel) for dtype in _DTYPES for kernel in (3, 5, 7)),
+    (torch.bfloat16, 768, 7),
+)
 # channels_last: transposed in shared memory; copied as planes.
 _LARGE_KERNELS_LAST = (13, 23)
 # Enough to compare a kernel with itself.
@@ -81,6 +87,8 @@ def standard_launches() -> dict[str, Standard]:
             _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)
     for kernel in _LARGE_KERNELS:
         _add(found, torch.bfloat16, torch.contiguous_format, kernel, 1, 1, passes=("wgrad",))
+    for norm in _NORMS:
+        _add_layer_norm(found, *norm)
     for block in _BLOCKS:
         _add_fused_mbconv(found, *block)
     for product in _PRODUCTS:
@@ -105,6 +113,23 @@ def _add_fused_mbconv(found: dict[str, Standard], channels: int, hidden: int, ou
         )  # fmt: skip
     distinct = 2 * (2 * image.numel() + weight.numel() + projection.numel())
     found[short_name(launches[0].kernel)] = Standard(launches[0], image.numel(), distinct)
+
+
+def _add_layer_norm(
+    found: dict[str, Standard], dtype: torch.dtype, channels: int, kernel: int
+) -> None:
+    """Without saving statistics."""
+    input, output, weight, geometry = _operands(
+        dtype, torch.channels_last, kernel, 1, 1, channels, _SIZE
+    )
+    bias, norm = torch.empty(channels, dtype=dtype), torch.empty(channels)
+    with recorded_launches() as launches:
+        torch.ops.effkern_emulated.depthwise_conv2d_layer_norm_forward(
+            input, weight, bias, norm, norm, 1e-6, *geometry[2:6], False,
+            registry.BACKENDS["cuda_emulated"],
+        )  # fmt: skip
+    distinct = dtype.itemsize * (input.numel() + output.numel() + weight.numel())
+    found[short_name(launches[0].kernel)] = Standard(launches[0], output.numel(), distinct)
 
 
 def _add_pointwise(

@@ -15,6 +15,7 @@ import numpy as np
 
 from . import sass_operations as ops
 from .sass import access_width
+from .sass_bits import KnownBits
 from .sass_decoder import Decoded, decode, following
 from .sass_execution import NO_EFFECT, Function, Lanes, function_of
 from .sass_program import Program
@@ -81,6 +82,7 @@ class Interpreter:
         )
         self._next = np.where(thread < threads, 0, _END)
         self._unknown: set[str] = set()
+        self._bits = KnownBits()
         self._shared = SharedIntegers(len(thread), len(blocks))
         self.traffic = Traffic(warps, len(blocks))
 
@@ -123,6 +125,12 @@ class Interpreter:
             elif instruction.name in _BRANCHES:
                 self._branch(decoded, active)
             elif function is None or not forgotten.isdisjoint(decoded.reads):
+                if function is not None and self._bits.executes(decoded, forgotten):
+                    guarded = lanes.predicate(instruction.guard) if instruction.guard else True
+                    function(lanes, instruction, active & guarded)
+                    # Of its register, other bits stay unknown.
+                    forgotten -= decoded.writes - decoded.reads
+                    continue
                 forgotten |= decoded.writes
                 # Kernels vote on data to find what is rare: infinities, NaN. There are none.
                 if instruction.name == "VOTE" and function is not None:
@@ -131,6 +139,7 @@ class Interpreter:
             else:
                 mask = active & lanes.predicate(instruction.guard) if instruction.guard else active
                 function(lanes, instruction, mask)
+                self._bits.forget(decoded.writes)
                 # Under a guard too: what is read later is read under the same one.
                 forgotten -= decoded.writes
 
@@ -161,6 +170,7 @@ class Interpreter:
         else:
             self.traffic.count_global(at, mask, width, stores)
         if not stores:
+            self._bits.forget(decoded.writes)
             self._unknown |= decoded.writes
 
     def _integers(self, decoded: Decoded, at: np.ndarray, mask: np.ndarray, width: int) -> bool:

@@ -160,6 +160,16 @@ def test_the_compiler_of_a_library(tmp_path):
             (8, 8, (4, 2)),
         ),
         ("depthwise_conv2d_strided_kernel<float64, long, ActivationGrad>", None, None),
+        (
+            "depthwise_conv2d_layer_norm_kernel<bfloat16, 7, float32>",
+            (8, 30, (2, 16)),
+            (8, 8, (4,)),
+        ),
+        (
+            "depthwise_conv2d_layer_norm_kernel<float16, 3, float32>",
+            (16, 12, (2, 16)),
+            (16, 4, (4,)),
+        ),
         ("fused_mbconv_kernel<bfloat16, 0>", (16, 8, (2,)), (16, 8, ())),
         ("pointwise_kernel<float16, 128, false, true>", (16, 8, ()), (16, 2, ())),
     ],

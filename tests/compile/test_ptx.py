@@ -68,6 +68,7 @@ GOLDEN = {
     "r1[0] = to_tf32(d[0])": "cvt.rna.tf32.f32 %r, %f;",
     "d[0] = exp2_approx(d[0])": "ex2.approx.ftz.f32 %f, %f;",
     "d[0] = reciprocal_approx(d[0])": "rcp.approx.ftz.f32 %f, %f;",
+    "keep(d[0])": "",
     "named_barrier_sync(valid, 64)": "bar.sync %r, %r;",
     "named_barrier_arrive(valid, 64)": "bar.arrive %r, %r;",
     "r1[0] = cluster_rank()": "mov.u32 %r, %cluster_ctarank;",

@@ -106,6 +106,44 @@ def test_branches_on_data_are_refused(line):
     run(f"{line}\n MOV R1, RZ\n ISETP.NE.AND P0, PT, R1, RZ, PT\n @P0 EXIT\n EXIT")
 
 
+# P0 is true in the first 16 lanes; R46 holds data, of which two bits are overwritten.
+KEPT = """
+    S2R R0, SR_TID.X
+    ISETP.LT.U32.AND P0, PT, R0, 0x10, PT
+    LDG.E R46, [R2.64]
+    LOP3.LUT R46, R46, 0xfffffffd, RZ, 0xc0, !PT
+    @P0 LOP3.LUT R46, R46, 0x2, RZ, 0xfc, !PT
+    {between}
+    LOP3.LUT P1, RZ, R46.reuse, {bit}, RZ, 0xc0, !PT
+    @P1 STG.E [R4.64], R5
+    EXIT
+"""
+
+
+def test_predicates_that_are_bits_of_a_register():
+    # A bit that depends on data is another one.
+    set_by_data = "FSETP.GEU.AND P2, PT, R46, R5, PT\n @P2 LOP3.LUT R46, R46, 0x1, RZ, 0xfc, !PT"
+    for between in ("", set_by_data):
+        _, traffic = run(KEPT.format(between=between, bit="0x2"))
+        assert traffic.global_stores.bytes == 64
+
+
+@pytest.mark.parametrize(
+    "between, bit",
+    (
+        # Two bits; one that was set only; one by data; all of them loaded again.
+        ("", "0x6"),
+        ("@P0 LOP3.LUT R46, R46, 0x4, RZ, 0xfc, !PT", "0x4"),
+        ("FSETP.GEU.AND P2, PT, R6, R5, PT\n @P2 LOP3.LUT R46, R46, 0x2, RZ, 0xfc, !PT", "0x2"),
+        ("LDG.E R46, [R2.64]", "0x2"),
+        ("SHF.L.U32 R46, R46, 0x1, RZ", "0x2"),
+    ),
+)
+def test_other_bits_of_a_register_depend_on_data(between, bit):
+    with pytest.raises(UnknownValueError, match="an address that does not depend on data"):
+        run(KEPT.format(between=between, bit=bit))
+
+
 TABLE = """
     S2R R0, SR_TID.X
     IMAD.SHL.U32 R1, R0, 0x4, RZ

@@ -28,6 +28,8 @@ TESTED_ELSEWHERE = (
 )
 # Of the eager path, without public twins.
 PACKED = ("depthwise_conv2d_packed", "depthwise_conv2d_backward_packed")
+# Of CUDA, and of the emulated library; tests/ops/test_depthwise_conv2d_layer_norm_cuda.py.
+CUDA_ONLY = "depthwise_conv2d_layer_norm_forward"
 
 # Every integer differs from every other, so that no two of them can be mistaken for each other.
 DISTINCT = Case(
@@ -78,9 +80,10 @@ def test_every_operator_is_tested():
         for carrier, prefix, name in product(CARRIERS, ("", "_"), OPERATORS)
     } | {f"effkern::{prefix}{name}" for prefix in ("", "_") for name in TESTED_ELSEWHERE} | {
         f"effkern::_{name}" for name in PACKED
-    } | {
-        f"effkern_emulated::{prefix}{TESTED_ELSEWHERE[0]}"
-        for prefix in ("", "_") if _library.emulation_available()
+    } | {f"effkern::{CUDA_ONLY}"} | {
+        f"effkern_emulated::{name}"
+        for name in (TESTED_ELSEWHERE[0], f"_{TESTED_ELSEWHERE[0]}", CUDA_ONLY)
+        if _library.emulation_available()
     }  # fmt: skip
 
 

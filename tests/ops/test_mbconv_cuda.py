@@ -43,15 +43,16 @@ def device(request):
 
 @pytest.fixture
 def calls(monkeypatch, device):
-    """Of pointwise's operator, one entry for each."""
+    """The operators of kernels that were called, by name."""
     made = []
     found = cuda_inference.operators
 
-    def operators():
-        made.append(1)
-        return found()
+    class Operators:
+        def __getattr__(self, name):
+            made.append(name)
+            return getattr(found(), name)
 
-    monkeypatch.setattr(cuda_inference, "operators", operators)
+    monkeypatch.setattr(cuda_inference, "operators", Operators)
     return made
 
 
@@ -127,12 +128,16 @@ def test_explained(device):
     assert plan.backend == "torch" and "a dtype other than" in plan.reason
 
 
-def convnext_problem(device, dtype, without=(), channels=16):
+NORM = "depthwise_conv2d_layer_norm_forward"
+RESPONSE_NORM = ("grn_weight", "grn_bias")
+
+
+def convnext_problem(device, dtype, without=RESPONSE_NORM, channels=16):
     shapes = {
         "depthwise_weight": (channels, 1, 7, 7), "depthwise_bias": (channels,),
         "norm_weight": (channels,), "norm_bias": (channels,), "fc1_weight": (72, channels),
         "fc1_bias": (72,), "fc2_weight": (channels, 72), "fc2_bias": (channels,),
-        "gamma": (channels,),
+        "gamma": (channels,), "grn_weight": (72,), "grn_bias": (72,),
     }  # fmt: skip
     generator = torch.Generator().manual_seed(3)
 
@@ -152,32 +157,48 @@ def convnext(residual, **arguments):
 
 
 def convnext_reference(input, depthwise_weight, depthwise_bias, norm_weight, norm_bias, fc1_weight,
-                       fc1_bias, fc2_weight, fc2_bias, gamma, residual,
+                       fc1_bias, fc2_weight, fc2_bias, gamma, grn_weight, grn_bias, residual,
                        activation="gelu"):  # fmt: skip
     y = F.conv2d(input, depthwise_weight, depthwise_bias, padding=3, groups=input.shape[1])
     y = F.layer_norm(y.permute(0, 2, 3, 1), (y.shape[1],), norm_weight, norm_bias, 1e-6)
-    y = F.linear(ACTIVATIONS[activation](F.linear(y, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
+    y = ACTIVATIONS[activation](F.linear(y, fc1_weight, fc1_bias))
+    if grn_weight is not None:
+        norms = y.norm(dim=(1, 2), keepdim=True)
+        y = y + grn_weight * (y * (norms / (norms.mean(-1, keepdim=True) + 1e-6))) + grn_bias
+    y = F.linear(y, fc2_weight, fc2_bias)
     return input + (y if gamma is None else y * gamma).permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("dtype", (HALF, BFLOAT), ids=str)
 @pytest.mark.parametrize("without", ((), ("gamma", "fc1_bias", "fc2_bias")), ids=str)
-@pytest.mark.parametrize("channels, kernels", ((16, 1), (104, 2)))
-def test_convnext_block(device, calls, channels, kernels, dtype, without):
+@pytest.mark.parametrize(
+    "channels, products", ((16, ["fused_mbconv"]), (104, ["pointwise", "pointwise"]))
+)
+def test_convnext_block(device, calls, channels, products, dtype, without):
     """Both products in one kernel, or one after the other."""
-    arguments = convnext_problem(device, dtype, without, channels)
+    arguments = convnext_problem(device, dtype, (*without, *RESPONSE_NORM), channels)
     check_block(convnext, convnext_reference, arguments, "channels_last", stages=4)
-    assert len(calls) == kernels
+    assert calls == [NORM, *products]
     check_block(convnext, convnext_reference, arguments, "channels_last", 4, activation="silu")
+
+
+@pytest.mark.parametrize("without", ((), ("fc2_bias", "gamma")), ids=str)
+def test_response_normalisation(device, calls, without):
+    """ConvNeXt V2: the norms of each image between the products."""
+    arguments = convnext_problem(device, BFLOAT, without)
+    check_block(convnext, convnext_reference, arguments, "channels_last", stages=5)
+    assert calls == [NORM, "pointwise", "pointwise"]
 
 
 def test_convnext_blocks_that_are_composed(device, calls):
     arguments = convnext_problem(device, BFLOAT)
     arguments.pop("residual")
-    exact = convnext_reference(**mapped(torch.Tensor.double, arguments), residual=None)
+    wide = {name: None if t is None else t.double() for name, t in arguments.items()}
+    exact = convnext_reference(**wide, residual=None)
     planes = arguments | {"input": arguments["input"].contiguous()}
     scaled = arguments | {"sample_scale": torch.ones(2, dtype=BFLOAT, device=device)}
-    for given in (planes, scaled, mapped(torch.Tensor.float, arguments)):
+    single = {name: None if t is None else t.float() for name, t in arguments.items()}
+    for given in (planes, scaled, single):
         assert distance(convnext_block(**given), exact) < 0.02
     nothing = {"fc1_weight": (0, 16), "fc1_bias": (0,), "fc2_weight": (16, 0)}
     nothing = {
@@ -186,15 +207,26 @@ def test_convnext_blocks_that_are_composed(device, calls):
     assert convnext_block(**(arguments | nothing)).isfinite().all()
     arguments["gamma"].requires_grad_()
     assert convnext_block(**arguments).requires_grad
-    assert not calls
+    # But for images that are not channels_last.
+    assert calls == 4 * [NORM]
 
 
 def test_convnext_block_explained(device):
     arguments = convnext_problem(device, HALF)
     arguments.pop("residual")
     plan = effkern.explain(convnext_block, **arguments).plans["forward"]
-    assert plan.backend in PRESENT and plan.kernel.endswith("layer_norm, fused_mbconv_kernel")
-    wide = convnext_problem(device, HALF, ("residual",), 104)
+    assert plan.backend in PRESENT and plan.kernel.endswith(
+        "layer_norm_kernel, fused_mbconv_kernel"
+    )
+    second = convnext_problem(device, HALF, ())
+    second.pop("residual")
+    plan = effkern.explain(convnext_block, **second).plans["forward"]
+    assert plan.backend in PRESENT and "linalg_vector_norm" in plan.kernel
+    odd = arguments | {"depthwise_weight": torch.ones(16, 1, 9, 9).to(device, HALF), "padding": 4}
+    plan = effkern.explain(convnext_block, **odd).plans["forward"]
+    assert "aten::native_layer_norm, fused_mbconv_kernel" in plan.kernel
+    assert "LayerNorm is composed" in plan.reason
+    wide = convnext_problem(device, HALF, ("residual", *RESPONSE_NORM), 104)
     wide.pop("residual")
     plan = effkern.explain(convnext_block, **wide).plans["forward"]
     assert plan.backend in PRESENT and plan.kernel.endswith("pointwise_kernel, pointwise_kernel")

@@ -1,4 +1,4 @@
-"""What the operators with CUDA kernels for inference only ask of a call before they run it."""
+"""What the operators with CUDA kernels for the forward only ask of a call before they run it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ _LAST = torch.channels_last
 COMPOSED = {"backend": "torch", "kernel": "aten::linear, aten::convolution"}
 
 
-def asked_for(tensors: list[Tensor]) -> bool:
-    """Whether backend "cuda" or "cuda_emulated" is selected, for an eager call without gradients,
-    transforms and autocast on its device. Other calls are composed of other operators."""
+def asked_for(tensors: list[Tensor], *, differentiable: bool = False) -> bool:
+    """Whether backend "cuda" or "cuda_emulated" is selected, for an eager call without transforms
+    and autocast on its device, and without gradients unless the caller is `differentiable`. Other
+    calls are composed of other operators."""
     device = _DEVICES.get(registry.selected)
     if device is None or torch.compiler.is_compiling():
         return False
     return not (
         any(type(t) not in (Tensor, Parameter) or t.device.type != device for t in tensors)
-        or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+        or (not differentiable and needs_gradients(tensors))
         or torch.is_autocast_enabled(device)
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch._C._get_tracing_state() is not None
     )
+
+
+def needs_gradients(tensors: list[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def refusal(input: Tensor) -> str | None:

@@ -11,7 +11,7 @@ from ... import _library
 from ..depthwise_conv2d import fallback, run
 from ..depthwise_conv2d.arguments import resolve_for
 from ..depthwise_conv2d.cpu_operators import can_run, per_channel
-from . import triton_backend
+from . import cuda_backend, triton_backend
 
 if _library.available():
     from ..depthwise_conv2d import registration
@@ -62,9 +62,10 @@ def depthwise_conv2d_layer_norm(
     result, which torch's layer_norm would leave in float32.
 
     Backend "triton" has one kernel, too, for float32, float16 and bfloat16, 3x3, 5x5 and 7x7, M = 1
-    and at most 1024 channels, where no gradient is needed. Everything else is composed of
-    :func:`depthwise_conv2d` and torch's layer_norm in float32; the convolution's result is then
-    rounded to the input's dtype in between.
+    and at most 1024 channels, where no gradient is needed, and so has "cuda", for channels_last
+    images, whose backward is composed. Everything else is composed of :func:`depthwise_conv2d` and
+    torch's layer_norm in float32; the convolution's result is then rounded to the input's dtype in
+    between.
 
     Source: ConvNeXt (arXiv 2201.03545), LayerNorm (arXiv 1607.06450).
     """
@@ -103,6 +104,8 @@ def _run(input, weight, bias, scale, shift, eps: float, pads: tuple[int, ...]) -
     tensors = [t for t in (input, weight, bias, scale, shift) if t is not None]
     if not can_run(tensors):
         fused = triton_backend.forward(_NAME, input, weight, bias, scale, shift, eps, pads)
+        if fused is None:
+            fused = cuda_backend.forward(input, weight, bias, scale, shift, eps, pads)
         if fused is not None:
             return fused
         return compose(input, weight, bias, scale, shift, eps, pads)

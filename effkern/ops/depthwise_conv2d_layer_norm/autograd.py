@@ -24,7 +24,6 @@ LEAN = _OPERATORS._depthwise_conv2d_layer_norm.default
 LEAN_BACKWARD = _OPERATORS._depthwise_conv2d_layer_norm_backward.default
 
 _CPU = BACKENDS["cpu"]
-_CONVOLUTION = BY_BACKEND[_CPU]
 
 # Kept alive: the registrations go when the object does.
 _libraries: list[torch.library.Library] = []
@@ -51,6 +50,8 @@ def setup(ctx: Any, inputs, output) -> None:
     # Nobody differentiates through the statistics: they are not given to users.
     ctx.save_for_backward(input, weight, bias, norm_weight, norm_bias, mean, rstd)
     ctx.pads = tuple(pads)
+    # Of the convolution in the backward.
+    ctx.backend = _CPU
 
 
 def backward(ctx: Any, grad, *_):
@@ -61,8 +62,9 @@ def backward(ctx: Any, grad, *_):
     saved = ctx.saved_tensors
     input, weight, bias, norm_weight, _, mean, rstd = saved
     needs = ctx.needs_input_grad[:5]
-    if torch.is_grad_enabled():
-        norm = _differentiable(grad, saved, ctx.pads)
+    # Only the CPU has a kernel for it.
+    if torch.is_grad_enabled() or ctx.backend != _CPU:
+        norm = _differentiable(grad, saved, ctx.pads, ctx.backend)
     else:
         operator = PUBLIC_BACKWARD if torch.compiler.is_compiling() else LEAN_BACKWARD
         norm = operator(grad, input, weight, bias, norm_weight, mean, rstd, *ctx.pads)
@@ -70,9 +72,9 @@ def backward(ctx: Any, grad, *_):
     gradients: tuple[Any, ...] = (None, None, None)
     if any(needs[:3]):
         need_bias = bias is not None and needs[2]
-        gradients = _CONVOLUTION.public_backward(
+        gradients = BY_BACKEND[ctx.backend].public_backward(
             grad_convolution, input, weight, 1, 1, *ctx.pads, 1, 1,
-            needs[0], needs[1], need_bias, _CPU,
+            needs[0], needs[1], need_bias, ctx.backend,
         )  # fmt: skip
     results = (*gradients, grad_norm_weight, grad_norm_bias)
     return (
@@ -81,10 +83,11 @@ def backward(ctx: Any, grad, *_):
     )
 
 
-def _differentiable(grad, saved, pads):
+def _differentiable(grad, saved, pads, backend):
     """The backward operator's results by operators that have derivatives themselves."""
     input, weight, bias, norm_weight, norm_bias, mean, rstd = saved
-    z = _CONVOLUTION.public_forward(input, weight, bias, 1, 1, *pads, 1, 1, 0, _CPU)
+    forward = BY_BACKEND[backend].public_forward
+    z = forward(input, weight, bias, 1, 1, *pads, 1, 1, 0, backend)
     wide = fallback.accumulation_dtype(z.dtype)
     mask = [True, norm_weight is not None, norm_bias is not None]
     grad_z, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
