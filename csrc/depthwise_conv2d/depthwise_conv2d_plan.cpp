@@ -399,7 +399,10 @@ DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPl
     DepthwiseConv2dProblem plain = p;
     plain.has_prologue = false, plain.sums = Sums::kNone;
     plan = plan_cuda(plain, plan);
-    plan.reason = missing ? missing : "asked for by name; hooks in the direct kernel";
+    const bool products = plan.kernel == Kernel::kCudaToeplitz;
+    plan.reason = missing    ? missing
+                  : products ? "asked for by name; hooks in the tensor-core kernel"
+                             : "asked for by name; hooks in the direct kernel";
     return plan;
   }
   const bool gradient = p.pass == Pass::kGradWeight;

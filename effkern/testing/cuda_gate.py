@@ -257,8 +257,8 @@ def plan(name: str) -> Plan:
         case "toeplitz_channels_last_kernel" | "toeplitz_channels_last_large_kernel":
             # 16 pixels of 16 channels are read at a time, four times. A lane stores 4 channels of 2
             # windows in 7 rows: 4 lanes fill a sector.
-            copies = Access(16, 4, (element,))
-            stores = Access(8, 14)
+            copies = Access(16, 4, (element, *hooks))
+            stores = Access(8, 14, hooks)
             return Plan(copies, stores, _TOEPLITZ_BYTES, MOST_OPTED_SHARED_MEMORY)
         case "toeplitz_planes_kernel":
             # One element, or vectors of up to four where rows are aligned, of 8 planes at a time.
