@@ -59,6 +59,12 @@ const char* no_hooked_cuda_kernel(const DepthwiseConv2dProblem& p) {
              : "composed: the kernels with hooks have no GELU";
 }
 
+bool has_gradients_cuda_kernel(const DepthwiseConv2dProblem& p) {
+  const bool same = p.pad_top == 1 && p.pad_bottom == 1 && p.pad_left == 1 && p.pad_right == 1;
+  return has_specialized_cuda_kernel(p) && p.kernel_h == 3 && p.stride_h == 1 && same &&
+         p.input_numel() > 0;
+}
+
 bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
   const bool half = p.dtype == DType::kFloat16 || p.dtype == DType::kBFloat16;
   // Offsets in a plane, up to 128 rows past it, are ints.

@@ -431,7 +431,11 @@ DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPl
       plan.kernel = gradient ? Kernel::kCudaWeightGradStrided : Kernel::kCudaDirectStrided;
       break;
   }
-  plan.reason = "asked for by name";
+  const bool together = p.pass != Pass::kForward && p.layout == Layout::kChannelsLast &&
+                        p.in_channels % 4 == 0 && has_gradients_cuda_kernel(p);
+  plan.reason = together ? "asked for by name; where input and weight gradient are wanted, one "
+                           "kernel has both and reads grad_output once"
+                         : "asked for by name";
   return plan;
 }
 

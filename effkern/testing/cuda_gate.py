@@ -243,6 +243,10 @@ def plan(name: str) -> Plan:
             quads = 8 // channels
             load = Access(vector, reach * (reach + quads - 1), (element,))
             return Plan(load, Access(vector, 4 * quads))
+        case "channels_last_gradients_kernel":
+            # 4 pixels of the input and, with a border, of grad_output; 4 of grad_input.
+            vector = 4 * element
+            return Plan(Access(vector, 10, (element,)), Access(vector, 4, (4,)))
         case "channels_last_wgrad_kernel":
             return Plan(Access(vector, 4 + 3 * stride + kernel), sums)
         case "contiguous_kernel" | "contiguous_grad_input_kernel":

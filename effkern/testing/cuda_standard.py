@@ -177,7 +177,7 @@ def _add(
     dilation: int,
     channels: int = _CHANNELS,
     size: int = _SIZE,
-    passes: tuple[str, ...] = ("fwd", "dgrad", "wgrad"),
+    passes: tuple[str, ...] = ("fwd", "dgrad", "wgrad", "grads"),
 ) -> None:
     input, output, weight, geometry = _operands(
         dtype, layout, kernel, stride, dilation, channels, size
@@ -185,8 +185,10 @@ def _add(
     distinct = dtype.itemsize * (input.numel() + output.numel() + weight.numel())
     for pass_ in passes:
         outputs = (input if pass_ == "dgrad" else output).numel()
+        # The gradients together read both images and write one more.
+        moved = distinct + dtype.itemsize * input.numel() * (pass_ == "grads")
         for launch in record_call(pass_, input, weight, None, output, geometry):
-            standard = Standard(launch, outputs, distinct)
+            standard = Standard(launch, outputs, moved)
             found.setdefault(short_name(launch.kernel), standard)
 
 

@@ -143,6 +143,14 @@ BREAKS = {
         r"thread (reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) "
         r"it at depthwise_conv2d_wgrad_mma_kernel\.cuh:\d+, no barrier between \[block",
     ),
+    "race_in_reduction_of_all_gradients": Break(
+        "gradients_kernel.cuh",
+        "    __syncthreads();\n    if (slot != 0",
+        "    if (slot != 0",
+        r"depthwise_conv2d_channels_last_gradients_kernel<\w+, \d>: race in shared memory: this "
+        r"thread (reads|writes) byte \d+ of exchange, thread \(\d+,0,0\) (wrote|read) it at "
+        r"depthwise_conv2d_gradients_kernel\.cuh:\d+, no barrier between \[block",
+    ),
     "race_in_reduction": Break(
         "wgrad_kernel.cuh",
         "    __syncthreads();\n    if (slot != 0",
