@@ -125,7 +125,7 @@ def _with_hooks(
         if fused:
             forward = plan
         else:
-            reason = "composed: the direct kernels with hooks do not take this call"
+            reason = "composed: the kernels with hooks do not take this call"
             if native.reason.startswith("composed"):
                 reason = native.reason
             forward = replace(forward, reason=f"{reason}; numbers are the convolution's")

@@ -90,6 +90,31 @@ int depthwise_conv2d_fused_cuda(const DepthwiseConv2dProblem& problem, const voi
                                 const CudaHooks& hooks, void* output,
                                 const Strides4& output_strides, void* stream);
 
+// Whether one kernel has all gradients of a problem in channels_last, whose alignment it asks for
+// besides. Part of the planner.
+bool has_gradients_cuda_kernel(const DepthwiseConv2dProblem& problem);
+
+// The tensors of all gradients of conv(input, weight) + bias; grad_bias may be null.
+struct CudaGradients {
+  const void* input;
+  Strides4 input_strides;
+  const void* grad_output;
+  Strides4 grad_output_strides;
+  const void* weight;
+  void* grad_input;
+  Strides4 grad_input_strides;
+  void *grad_weight, *grad_bias;
+};
+
+// Bytes of device memory that one kernel for all gradients needs, aligned to 4; -1 if there is none
+// for these tensors, of which nothing is read.
+int64_t depthwise_conv2d_gradients_workspace_cuda(const DepthwiseConv2dProblem& problem,
+                                                  const CudaGradients& tensors);
+
+// All gradients by that kernel; grad_output is read once.
+int depthwise_conv2d_gradients_cuda(const DepthwiseConv2dProblem& problem,
+                                    const CudaGradients& tensors, void* workspace, void* stream);
+
 // The gradients of conv(input, weight) + bias with respect to weight and bias; grad_bias may be
 // null.
 int depthwise_conv2d_grad_weight_cuda(const DepthwiseConv2dProblem& problem, const void* input,

@@ -105,6 +105,20 @@ void cuda_fused(const char* op, const DepthwiseConv2dProblem& p, const TensorVie
                                            current_stream(op, input)));
 }
 
+bool cuda_gradients(const char* op, const DepthwiseConv2dProblem& p, const TensorView& input,
+                    const Tensor& weight, CudaGradients t) {
+  const torch::stable::accelerator::DeviceGuard guard(input.device_index());
+  const int64_t bytes = depthwise_conv2d_gradients_workspace_cuda(p, t);
+  if (bytes < 0) return false;
+  const Tensor w = dense(weight);
+  t.weight = TensorView(w).data();
+  const Tensor workspace = empty(input, bytes / element_size(p.dtype) + 1);
+  check_launch(op, p,
+               depthwise_conv2d_gradients_cuda(p, t, TensorView(workspace).mutable_data(),
+                                               current_stream(op, input)));
+  return true;
+}
+
 void cuda_grad_input(const char* op, const DepthwiseConv2dProblem& p, const TensorView& input,
                      const Tensor& weight, const StencilTensors& t) {
   const torch::stable::accelerator::DeviceGuard guard(input.device_index());
@@ -147,6 +161,10 @@ void cuda_fused(const char* op, const DepthwiseConv2dProblem&, const TensorView&
                 const std::optional<Tensor>&, const std::optional<Tensor>&,
                 const std::optional<Tensor>&, const TensorView&, const TensorView&,
                 const TensorView&) {
+  fail(op, ": effkern was built without CUDA");
+}
+bool cuda_gradients(const char* op, const DepthwiseConv2dProblem&, const TensorView&, const Tensor&,
+                    CudaGradients) {
   fail(op, ": effkern was built without CUDA");
 }
 void cuda_grad_input(const char* op, const DepthwiseConv2dProblem&, const TensorView&,

@@ -34,24 +34,35 @@ bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& p) {
 }
 
 const char* no_hooked_cuda_kernel(const DepthwiseConv2dProblem& p) {
-  if (!has_specialized_cuda_kernel(p)) return "composed: only the direct kernels have hooks";
-  // Items of one image fill blocks of up to 128.
-  if (p.batch * (p.out_height() / 4 + 128) * (p.out_width() / 2 + 1) > kMaxInt) {
+  if (!has_specialized_cuda_kernel(p)) {
+    return "composed: only the direct kernels and tensor-core kernels of 5x5 and 7x7 have hooks";
+  }
+  const bool half = p.dtype == DType::kFloat16 || p.dtype == DType::kBFloat16;
+  if (half && p.stride_h == 1 && p.kernel_h > 3) {
+    // Images further apart are launched one by one, which the sums are not made for.
+    const int64_t most = p.batch > 1 ? std::max(p.in_channels * p.height * p.width,
+                                                p.out_channels * p.out_height() * p.out_width())
+                                     : 0;
+    if (!has_toeplitz_cuda_kernel(p) || most > kMaxInt ||
+        (p.layout == Layout::kChannelsLast && !channels_last_products(p, false))) {
+      return "composed: for 16-bit 5x5 and 7x7, only the tensor-core kernels have hooks";
+    }
+  } else if (p.batch * (p.out_height() / 4 + 128) * (p.out_width() / 2 + 1) > kMaxInt) {
+    // Items of one image fill blocks of up to 128.
     return "composed: the direct kernels with hooks cannot count so many images";
-  }
-  if (has_toeplitz_cuda_kernel(p)) {
-    return "composed: the tensor-core kernels have no hooks, and are predicted more than three "
-           "times as fast as the direct ones";
-  }
-  if (p.layout == Layout::kChannelsLast && p.kernel_h == 5 && p.stride_h == 2) {
-    return "composed: the direct channels_last kernel for 5x5 with stride 2 has no hooks";
   }
   const auto known = [](Activation a) {
     return a != Activation::kGELU && a != Activation::kGELUTanh;
   };
   return known(p.activation) && known(p.input_activation)
              ? nullptr
-             : "composed: the direct kernels with hooks have no GELU";
+             : "composed: the kernels with hooks have no GELU";
+}
+
+bool has_gradients_cuda_kernel(const DepthwiseConv2dProblem& p) {
+  const bool same = p.pad_top == 1 && p.pad_bottom == 1 && p.pad_left == 1 && p.pad_right == 1;
+  return has_specialized_cuda_kernel(p) && p.kernel_h == 3 && p.stride_h == 1 && same &&
+         p.input_numel() > 0;
 }
 
 bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {

@@ -98,19 +98,7 @@ __global__ void __launch_bounds__(kDepthwiseThreads, 2)
 #pragma unroll
       for (int i = 0; i < kColumns; ++i) packed[i].widen_to(values[i]);
       if constexpr (kHooked) {
-        if (epilogue.has_prologue) {
-          float flat[kColumns * kChannels];
-#pragma unroll
-          for (int i = 0; i < kColumns * kChannels; ++i) {
-            const int c = i % kChannels;
-            flat[i] = fmaf(scale[c], values[i / kChannels][c], shift[c]);
-          }
-          activate<T>(epilogue.input_activation, flat);
-#pragma unroll
-          for (int i = 0; i < kColumns * kChannels; ++i) {
-            values[i / kChannels][i % kChannels] = inside[i / kChannels] ? flat[i] : 0.f;
-          }
-        }
+        if (epilogue.has_prologue) transform_pixels(values, inside, scale, shift, epilogue);
       }
 #pragma unroll
       for (int ky = phase; ky < kKernel; ky += kStride) {

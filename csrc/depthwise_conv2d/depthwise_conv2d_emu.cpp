@@ -113,10 +113,27 @@ Gradients run_backward(const char* op, const Tensor& grad_output, const Tensor& 
   const Tensor grad_weight =
       needs[1] ? empty(w, {p.out_channels, 1, p.kernel_h, p.kernel_w}, false) : empty(w, 0);
   const Tensor grad_bias = empty(w, needs[2] ? p.out_channels : 0);
-  const TensorView dx(grad_input), db(grad_bias);
+  const Tensor taps = dense(weight);
+  const TensorView dx(grad_input), db(grad_bias), dense_weight(taps);
+  if (needs[0] && needs[1]) {
+    const TensorView dw(grad_weight);
+    const CudaGradients tensors{
+        x.data(),      x.strides4(),        g.data(),
+        g.strides4(),  dense_weight.data(), dx.mutable_data(),
+        dx.strides4(), dw.mutable_data(),   needs[2] ? db.mutable_data() : nullptr};
+    const int64_t bytes = depthwise_conv2d_gradients_workspace_cuda(p, tensors);
+    if (bytes >= 0) {
+      const emulation::GuardedMemory workspace{size_t(bytes)};
+      const emulation::DeclaredBuffers declared(
+          {buffer_of("input", x, false), buffer_of("grad_output", g, false),
+           buffer_of("weight", dense_weight, false), buffer_of("grad_input", dx, true),
+           buffer_of("grad_weight", dw, true), buffer_of("grad_bias", db, true),
+           Buffer{workspace.data(), workspace.size(), "workspace", true}});
+      check(op, p, depthwise_conv2d_gradients_cuda(p, tensors, workspace.data(), nullptr));
+      return {grad_input, grad_weight, grad_bias};
+    }
+  }
   if (needs[0]) {
-    const Tensor taps = dense(weight);
-    const TensorView dense_weight(taps);
     const emulation::GuardedMemory workspace(workspace_bytes(p, Pass::kGradInput, dx, g));
     const emulation::DeclaredBuffers declared(
         {buffer_of("grad_output", g, false), buffer_of("weight", dense_weight, false),

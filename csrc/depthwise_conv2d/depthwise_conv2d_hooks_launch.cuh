@@ -1,9 +1,11 @@
-// From a problem with hooks to one instantiation of the direct kernels, its grid and its workspace.
+// From a problem with hooks to one instantiation of the direct or Toeplitz kernels, its grid and
+// its workspace.
 #pragma once
 
 #include <numeric>
 
 #include "depthwise_conv2d/depthwise_conv2d_launch.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_toeplitz_hooks_launch.cuh"
 
 namespace effkern {
 namespace detail {
@@ -25,17 +27,12 @@ ChannelsLastTiles tile_hooked_channels_last(const DepthwiseImages<T>& p) {
 }
 
 // Calls function(kernel size, stride) with those that have hooks as constants; what is left of the
-// specialised ones takes tensor cores, or has one tile shape less.
+// specialised ones takes tensor cores.
 template <typename T, typename Function>
 cudaError_t with_hooked_kernel(int64_t kernel_size, int64_t stride, Function function) {
   if constexpr (sizeof(T) == 4) return with_kernel_and_stride(kernel_size, stride, function);
   if (kernel_size == 5) return call_with<5, 2>(function);
   return stride == 1 ? call_with<3, 1>(function) : call_with<3, 2>(function);
-}
-
-// 5x5 with stride 2, which reads 11 columns of input at a time, would have 4700 instructions.
-constexpr bool hooks_channels_last(int64_t kernel_size, int64_t stride) {
-  return kernel_size != 5 || stride == 1;
 }
 
 template <int kKernel, int kStride, typename T>
@@ -95,19 +92,22 @@ bool launch_fused(const DepthwiseConv2dProblem& p, const Image4<const T>& from, 
   if (!has_hooked_cuda_kernel(p)) return false;
   const auto images =
       detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false);
+  if constexpr (sizeof(T) == 2) {
+    if (has_toeplitz_cuda_kernel(p)) {
+      return detail::launch_hooked_toeplitz(images, p.kernel_h, from, to, hooks, parts, dry, stream,
+                                            error);
+    }
+  }
   const bool channels_last = detail::has_channel_vectors(p.kernel_h, from, to);
   if (!channels_last && detail::choose_plane_shape(images, from, to, p.kernel_h, p.stride_h) ==
                             detail::PlaneShape::kNone) {
     return false;
   }
-  if (channels_last && !detail::hooks_channels_last(p.kernel_h, p.stride_h)) return false;
   *error = detail::with_hooked_kernel<T>(p.kernel_h, p.stride_h, [&](auto k, auto s) {
     constexpr int kKernel = decltype(k)::value, kStride = decltype(s)::value;
-    if constexpr (detail::hooks_channels_last(kKernel, kStride)) {
-      if (channels_last) {
-        return detail::launch_hooked_channels_last<kKernel, kStride>(images, hooks, parts, dry,
-                                                                     stream);
-      }
+    if (channels_last) {
+      return detail::launch_hooked_channels_last<kKernel, kStride>(images, hooks, parts, dry,
+                                                                   stream);
     }
     return detail::launch_hooked_planes<kKernel, kStride>(images, from, to, hooks, parts, dry,
                                                           stream);

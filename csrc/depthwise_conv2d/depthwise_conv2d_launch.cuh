@@ -348,6 +348,45 @@ int64_t grad_weight_workspace_bytes(const DepthwiseConv2dProblem& p, const Image
                   grad_weight_slabs_bytes(detail::problem_of_planes(p, last)));
 }
 
+// `bias` is 1 where the bias gradient is wanted, else 0.
+template <typename T>
+WeightGradImages<T> describe_weight_grad(const DepthwiseConv2dProblem& p, const T* input,
+                                         const Strides4& input_strides, const T* grad_output,
+                                         const Strides4& grad_output_strides,
+                                         Accumulate<T>* partial, int64_t splits, int bias) {
+  return {input,
+          grad_output,
+          partial,
+          input_strides,
+          grad_output_strides,
+          int(p.batch),
+          int(p.in_channels),
+          int(p.height),
+          int(p.width),
+          int(p.out_height()),
+          int(p.out_width()),
+          int(p.pad_top),
+          int(p.pad_left),
+          int(splits),
+          bias};
+}
+
+// Adds the partial sums of all splits.
+template <typename T>
+cudaError_t reduce_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
+                               const Strides4& input_strides, const T* grad_output,
+                               const Strides4& grad_output_strides, const Accumulate<T>* partial,
+                               int64_t splits, T* grad_weight, T* grad_bias, cudaStream_t stream) {
+  const int64_t columns = p.taps() + (grad_bias != nullptr), count = p.out_channels * columns;
+  // Few sums have many splits, which one thread would read one after the other.
+  const int rows = splits >= kReduceWarps ? kReduceWarps : 1;
+  return launch_kernel(depthwise_conv2d_wgrad_reduce_kernel<T>,
+                       grid_of(ceil_div(count, 32 * kReduceWarps / rows)), dim3(32 * kReduceWarps),
+                       0, stream, partial, grad_weight, grad_bias, int(splits), rows, columns,
+                       input, grad_output,
+                       detail::describe_strided<int64_t>(p, input_strides, grad_output_strides));
+}
+
 // grad_weight and, where not null, grad_bias.
 template <typename T>
 cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
@@ -377,21 +416,8 @@ cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
             });
       }
     }
-    const WeightGradImages<T> images{input,
-                                     grad_output,
-                                     partial,
-                                     input_strides,
-                                     grad_output_strides,
-                                     int(p.batch),
-                                     int(p.in_channels),
-                                     int(p.height),
-                                     int(p.width),
-                                     int(p.out_height()),
-                                     int(p.out_width()),
-                                     int(p.pad_top),
-                                     int(p.pad_left),
-                                     int(splits),
-                                     bias};
+    const WeightGradImages<T> images = describe_weight_grad(
+        p, input, input_strides, grad_output, grad_output_strides, partial, splits, bias);
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, x, dy);
     const auto shape = detail::choose_weight_grad_shape(p, x, dy);
     if constexpr (sizeof(T) == 2) {
@@ -416,13 +442,8 @@ cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
     });
   }
   if (error != cudaSuccess) return error;
-  // Few sums have many splits, which one thread would read one after the other.
-  const int rows = splits >= kReduceWarps ? kReduceWarps : 1;
-  return launch_kernel(depthwise_conv2d_wgrad_reduce_kernel<T>,
-                       grid_of(ceil_div(count, 32 * kReduceWarps / rows)), dim3(32 * kReduceWarps),
-                       0, stream, partial, grad_weight, grad_bias, int(splits), rows, columns,
-                       input, grad_output,
-                       detail::describe_strided<int64_t>(p, input_strides, grad_output_strides));
+  return reduce_grad_weight(p, input, input_strides, grad_output, grad_output_strides, partial,
+                            splits, grad_weight, grad_bias, stream);
 }
 
 }  // namespace effkern

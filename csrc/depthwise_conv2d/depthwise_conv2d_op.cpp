@@ -116,6 +116,13 @@ Gradients run_depthwise_conv2d_backward(const Tensor& grad_output, const Tensor&
     if (needs[2]) EFFKERN_SHIM(aoti_torch_zero_(db.handle));
     return {grad_input, grad_weight, grad_bias};
   }
+  if (!on_cpu && needs[0] && needs[1]) {
+    const CudaGradients tensors{
+        x.data(),      x.strides4(),      g.data(),
+        g.strides4(),  nullptr,           dx.mutable_data(),
+        dx.strides4(), dw.mutable_data(), needs[2] ? db.mutable_data() : nullptr};
+    if (cuda_gradients(op, p, x, weight, tensors)) return {grad_input, grad_weight, grad_bias};
+  }
   if (needs[0]) {
     const StencilTensors tensors{
         g.data(), g.strides4(), w.data(), w.strides4(),      nullptr,

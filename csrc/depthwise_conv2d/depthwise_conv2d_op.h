@@ -6,6 +6,7 @@
 
 #include "depthwise_conv2d/depthwise_conv2d_arguments.h"
 #include "depthwise_conv2d/depthwise_conv2d_cpu.h"
+#include "depthwise_conv2d/depthwise_conv2d_cuda.h"
 
 namespace effkern {
 
@@ -32,6 +33,9 @@ Gradients run_depthwise_conv2d_backward(const Tensor& grad_output, const Tensor&
 void cuda_forward(const char* op, const DepthwiseConv2dProblem& problem, const TensorView& input,
                   const Tensor& weight, const std::optional<Tensor>& bias,
                   const StencilTensors& tensors);
+// False if no kernel has all gradients of the tensors, whose weight is the tensor's.
+bool cuda_gradients(const char* op, const DepthwiseConv2dProblem& problem, const TensorView& input,
+                    const Tensor& weight, CudaGradients tensors);
 void cuda_grad_input(const char* op, const DepthwiseConv2dProblem& problem, const TensorView& input,
                      const Tensor& weight, const StencilTensors& tensors);
 void cuda_grad_weight(const char* op, const DepthwiseConv2dProblem& problem,

@@ -406,7 +406,10 @@ DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPl
     DepthwiseConv2dProblem plain = p;
     plain.has_prologue = false, plain.sums = Sums::kNone;
     plan = plan_cuda(plain, plan);
-    plan.reason = missing ? missing : "asked for by name; hooks in the direct kernel";
+    const bool products = plan.kernel == Kernel::kCudaToeplitz;
+    plan.reason = missing    ? missing
+                  : products ? "asked for by name; hooks in the tensor-core kernel"
+                             : "asked for by name; hooks in the direct kernel";
     return plan;
   }
   const bool gradient = p.pass == Pass::kGradWeight;
@@ -435,7 +438,11 @@ DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPl
       plan.kernel = gradient ? Kernel::kCudaWeightGradStrided : Kernel::kCudaDirectStrided;
       break;
   }
-  plan.reason = "asked for by name";
+  const bool together = p.pass != Pass::kForward && p.layout == Layout::kChannelsLast &&
+                        p.in_channels % 4 == 0 && has_gradients_cuda_kernel(p);
+  plan.reason = together ? "asked for by name; where input and weight gradient are wanted, one "
+                           "kernel has both and reads grad_output once"
+                         : "asked for by name";
   return plan;
 }
 

@@ -7,7 +7,7 @@
 // its own there, so that windows start at any column and no padding is special.
 #pragma once
 
-#include "depthwise_conv2d/depthwise_conv2d_toeplitz_block.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_toeplitz_hooks.cuh"
 
 namespace effkern {
 namespace detail {
@@ -134,6 +134,8 @@ __global__ void __launch_bounds__(32 * kToeplitzBlockWarps, 4)
   T* pairs = zeros + kZeros;
   T* raw = pairs + kToeplitzBlockChannels * 2 * kTapPairs<kKernel>;
   T* planes = raw + kToeplitzBlockWarps * detail::kStagedPairs * detail::kPairPitch;
+  // Nothing is read there any more.
+  [[maybe_unused]] float* window_sums = reinterpret_cast<float*>(raw);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
   const ToeplitzBlockPlace place(tiles, p, blockIdx.x);
@@ -146,11 +148,27 @@ __global__ void __launch_bounds__(32 * kToeplitzBlockWarps, 4)
 #pragma unroll 1
   for (int c = warp; c < kToeplitzBlockChannels; c += kToeplitzBlockWarps) {
     if (place.first_channel + c >= p.channels) break;
+    if constexpr (is_hooked<Epilogue>) {
+      if (epilogue.has_prologue) {
+        transform_plane(planes + detail::plane_offset(tiles, c), p, tiles, place, epilogue,
+                        place.first_channel + c, lane);
+        __syncwarp();
+      }
+    }
     convolve_plane<kKernel>(planes + detail::plane_offset(tiles, c),
                             pairs + c * 2 * kTapPairs<kKernel>, zeros, p, tiles, place, window,
                             epilogue, place.first_channel + c, lane);
+    if constexpr (is_hooked<Epilogue>) {
+      if (epilogue.moments > 0) {
+        sum_windows(window_sums + c * kWindowSums, planes + detail::plane_offset(tiles, c), p,
+                    tiles, place, lane);
+      }
+    }
   }
   __syncthreads();
+  if constexpr (is_hooked<Epilogue>) {
+    if (epilogue.moments > 0) reduce_windows(window_sums, epilogue, p, tiles, place);
+  }
   detail::store_channels(planes, p, tiles, place, warp, lane);
 #endif
 }

@@ -9,7 +9,7 @@
 // that it touches, whose accumulators rotate. Warps do not depend on each other.
 #pragma once
 
-#include "depthwise_conv2d/depthwise_conv2d_toeplitz_store.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_toeplitz_hooks.cuh"
 
 namespace effkern {
 
@@ -29,8 +29,13 @@ __device__ __forceinline__ void multiply_row(float (&sums)[kKernel][4], int i, c
   }
 }
 
+// Blocks on an SM, by registers.
+template <int kKernel, typename Epilogue>
+inline constexpr int kToeplitzBlocks =
+    kKernel == 9 || (kKernel == 7 && is_hooked<Epilogue>) ? 3 : 4;
+
 template <typename T, int kKernel, typename Epilogue>
-__global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 3 : 4)
+__global__ void __launch_bounds__(32 * kToeplitzWarps, kToeplitzBlocks<kKernel, Epilogue>)
     depthwise_conv2d_toeplitz_kernel(DepthwiseImages<T> p, ToeplitzTiles tiles, Epilogue epilogue) {
   // The launcher takes other kernels on older devices.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
@@ -74,10 +79,17 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 3 : 4)
     if (first_panel >= tiles.panel_count) break;
     stage_panels(staged, p, tiles, input, first_panel, x_tile - tiles.lead, lane);
     ptx::cp_async_wait_all();
+    if constexpr (is_hooked<Epilogue>) {
+      if (epilogue.has_prologue) {
+        transform_panels(staged, p, tiles, epilogue, channel, first_panel, x_tile - tiles.lead,
+                         lane);
+      }
+    }
     __syncwarp();
     const ToeplitzOutput<T> upper(p, tiles, output, first_panel, x_tile, lane / 4, lane);
     const ToeplitzOutput<T> lower(p, tiles, output, first_panel, x_tile, lane / 4 + 8, lane);
     float sums[kKernel][4] = {};
+    [[maybe_unused]] ToeplitzSums stored;
     const T* from = fragments - tiles.pitch;
     // Groups of kKernel input rows; all but the first complete as many output rows.
 #pragma unroll 1
@@ -121,18 +133,29 @@ __global__ void __launch_bounds__(32 * kToeplitzWarps, kKernel == 9 ? 3 : 4)
         for (int i = 0; i < 4 * kKernel; ++i) done[i / 4][i % 4] += bias;
       }
       // A way of its own for most: no registers are moved for the sake of the others.
-      if (tiles.paired && !epilogue.changes_values()) {
+      if (!is_hooked<Epilogue> && tiles.paired && !epilogue.changes_values()) {
         upper.store_pairs(first, stride_h, done, 0);
         lower.store_pairs(first, stride_h, done, 2);
         continue;
       }
       finish_sums(done, epilogue, channel);
+      if constexpr (is_hooked<Epilogue>) {
+        if (epilogue.moments > 0) {
+          stored.add(0, upper, first, done);
+          stored.add(1, lower, first, done);
+        }
+      }
       if (tiles.paired) {
         upper.store_pairs(first, stride_h, done, 0);
         lower.store_pairs(first, stride_h, done, 2);
       } else {
         upper.store_singles(first, stride_h, done, 0);
         lower.store_singles(first, stride_h, done, 2);
+      }
+    }
+    if constexpr (is_hooked<Epilogue>) {
+      if (epilogue.moments > 0) {
+        stored.reduce(epilogue, tiles, channel, p.channels, first_panel, column_tile, lane);
       }
     }
     // The next panels overwrite what other lanes may still read.

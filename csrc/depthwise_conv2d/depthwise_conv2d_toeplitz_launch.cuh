@@ -36,14 +36,20 @@ int widest_row_vector(const Image4<T>& image) {
 }
 
 template <typename T, typename Epilogue, int kKernel>
+cudaError_t launch_toeplitz_tiles(const DepthwiseImages<T>& images, const ToeplitzTiles& tiles,
+                                  const Epilogue& epilogue, cudaStream_t stream) {
+  const int64_t bytes = tiles.warps * toeplitz_warp_bytes(tiles, 2 * kKernel * kTapPitch<2>);
+  return launch_kernel<depthwise_conv2d_toeplitz_kernel<T, kKernel, Epilogue>>(
+      grid_of(ceil_div(tiles.jobs, tiles.warps)), dim3(unsigned(32 * tiles.warps)), size_t(bytes),
+      stream, images, tiles, epilogue);
+}
+
+template <typename T, typename Epilogue, int kKernel>
 bool launch_toeplitz(const DepthwiseImages<T>& images, int load_width, int store_width,
                      const Epilogue& epilogue, cudaStream_t stream, cudaError_t* error) {
   ToeplitzTiles tiles{};
   if (!tile_toeplitz(images, kKernel, load_width, store_width, &tiles)) return false;
-  const int64_t bytes = tiles.warps * toeplitz_warp_bytes(tiles, 2 * kKernel * kTapPitch<2>);
-  *error = launch_kernel<depthwise_conv2d_toeplitz_kernel<T, kKernel, Epilogue>>(
-      grid_of(ceil_div(tiles.jobs, tiles.warps)), dim3(unsigned(32 * tiles.warps)), size_t(bytes),
-      stream, images, tiles, epilogue);
+  *error = launch_toeplitz_tiles<T, Epilogue, kKernel>(images, tiles, epilogue, stream);
   return true;
 }
 
@@ -107,18 +113,25 @@ bool launch_toeplitz_channels_last_large(const DepthwiseImages<T>& images, int k
 }
 
 template <typename T, typename Epilogue, int kKernel>
+cudaError_t launch_toeplitz_plane_tiles(const DepthwiseImages<T>& images,
+                                        const ToeplitzPlanes& tiles, const Epilogue& epilogue,
+                                        cudaStream_t stream) {
+  const ToeplitzBlocks& blocks = tiles.blocks;
+  constexpr auto kKernelFunction = depthwise_conv2d_toeplitz_planes_kernel<T, kKernel, Epilogue>;
+  const cudaError_t error = allow_shared_memory(kKernelFunction, size_t(kToeplitzMostBytes));
+  if (error != cudaSuccess) return error;
+  return launch_kernel<kKernelFunction>(
+      grid_of(ceil_div(blocks.panel_count, blocks.panels) * blocks.channel_blocks),
+      dim3(32 * kToeplitzBlockWarps), size_t(toeplitz_block_bytes(blocks, {kKernel, kKernel, 2})),
+      stream, images, tiles, epilogue);
+}
+
+template <typename T, typename Epilogue, int kKernel>
 bool launch_toeplitz_planes(const DepthwiseImages<T>& images, int load_width, int store_width,
                             const Epilogue& epilogue, cudaStream_t stream, cudaError_t* error) {
   ToeplitzPlanes tiles{};
   if (!tile_toeplitz_planes(images, kKernel, load_width, store_width, &tiles)) return false;
-  const ToeplitzBlocks& blocks = tiles.blocks;
-  constexpr auto kKernelFunction = depthwise_conv2d_toeplitz_planes_kernel<T, kKernel, Epilogue>;
-  *error = allow_shared_memory(kKernelFunction, size_t(kToeplitzMostBytes));
-  if (*error != cudaSuccess) return true;
-  *error = launch_kernel<kKernelFunction>(
-      grid_of(ceil_div(blocks.panel_count, blocks.panels) * blocks.channel_blocks),
-      dim3(32 * kToeplitzBlockWarps), size_t(toeplitz_block_bytes(blocks, {kKernel, kKernel, 2})),
-      stream, images, tiles, epilogue);
+  *error = launch_toeplitz_plane_tiles<T, Epilogue, kKernel>(images, tiles, epilogue, stream);
   return true;
 }
 

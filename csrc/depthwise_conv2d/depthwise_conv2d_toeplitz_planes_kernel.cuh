@@ -6,7 +6,7 @@
 // that rows of a few bytes are read and written side by side. Products as of channels_last images.
 #pragma once
 
-#include "depthwise_conv2d/depthwise_conv2d_toeplitz_block.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_toeplitz_hooks.cuh"
 
 namespace effkern {
 
@@ -128,10 +128,12 @@ __global__ void __launch_bounds__(32 * kToeplitzBlockWarps, 4)
   // The launcher takes other kernels on older devices.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   const ToeplitzBlocks& blocks = tiles.blocks;
-  // Zeros, planes, taps.
+  // Zeros, planes, taps; with hooks, sums.
   EFFKERN_DYNAMIC_SHARED(T, zeros);
   T* planes = zeros + kZeros;
   T* pairs = planes + kToeplitzBlockChannels * blocks.plane_pitch;
+  [[maybe_unused]] float* window_sums =
+      reinterpret_cast<float*>(pairs + kToeplitzBlockChannels * 2 * kTapPairs<kKernel>);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
   const ToeplitzBlockPlace place(blocks, p, blockIdx.x);
@@ -154,11 +156,27 @@ __global__ void __launch_bounds__(32 * kToeplitzBlockWarps, 4)
 #pragma unroll 1
   for (int c = warp; c < kToeplitzBlockChannels; c += kToeplitzBlockWarps) {
     if (place.first_channel + c >= p.channels) break;
+    if constexpr (is_hooked<Epilogue>) {
+      if (epilogue.has_prologue) {
+        transform_plane(planes + c * blocks.plane_pitch, p, blocks, place, epilogue,
+                        place.first_channel + c, lane);
+        __syncwarp();
+      }
+    }
     convolve_plane<kKernel>(planes + c * blocks.plane_pitch, pairs + c * 2 * kTapPairs<kKernel>,
                             zeros, p, blocks, place, window, epilogue, place.first_channel + c,
                             lane);
+    if constexpr (is_hooked<Epilogue>) {
+      if (epilogue.moments > 0) {
+        sum_windows(window_sums + c * kWindowSums, planes + c * blocks.plane_pitch, p, blocks,
+                    place, lane);
+      }
+    }
   }
   __syncthreads();
+  if constexpr (is_hooked<Epilogue>) {
+    if (epilogue.moments > 0) reduce_windows(window_sums, epilogue, p, blocks, place);
+  }
   switch (tiles.output.width) {
     case 4:
       detail::store_planes<4>(planes, p, tiles, place);

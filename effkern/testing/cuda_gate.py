@@ -250,6 +250,10 @@ def plan(name: str) -> Plan:
             quads = 8 // channels
             load = Access(vector, reach * (reach + quads - 1), (element,))
             return Plan(load, Access(vector, 4 * quads))
+        case "channels_last_gradients_kernel":
+            # 4 pixels of the input and, with a border, of grad_output; 4 of grad_input.
+            vector = 4 * element
+            return Plan(Access(vector, 10, (element,)), Access(vector, 4, (4,)))
         case "channels_last_wgrad_kernel":
             return Plan(Access(vector, 4 + 3 * stride + kernel), sums)
         case "contiguous_kernel" | "contiguous_grad_input_kernel":
@@ -264,8 +268,8 @@ def plan(name: str) -> Plan:
         case "toeplitz_channels_last_kernel" | "toeplitz_channels_last_large_kernel":
             # 16 pixels of 16 channels are read at a time, four times. A lane stores 4 channels of 2
             # windows in 7 rows: 4 lanes fill a sector.
-            copies = Access(16, 4, (element,))
-            stores = Access(8, 14)
+            copies = Access(16, 4, (element, *hooks))
+            stores = Access(8, 14, hooks)
             return Plan(copies, stores, _TOEPLITZ_BYTES, MOST_OPTED_SHARED_MEMORY)
         case "toeplitz_planes_kernel":
             # One element, or vectors of up to four where rows are aligned, of 8 planes at a time.

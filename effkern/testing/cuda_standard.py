@@ -31,8 +31,6 @@ _OTHERS = (
     (torch.contiguous_format, _CHANNELS, 14),
     (torch.contiguous_format, 4096, 7),
 )
-# Of those, the ones that have hooks, and in float32 all; but for 5x5 with stride 2 channels_last.
-_HOOKED = ((3, 1), (3, 2), (5, 2))
 # One size for each weight gradient of large kernels on tensor cores.
 _LARGE_KERNELS = (31, 51)
 # Of fused_mbconv: channels, expanded and projected ones, where 0 is no projection.
@@ -74,10 +72,7 @@ def standard_launches() -> dict[str, Standard]:
         for layout in _LAYOUTS:
             for kernel, stride, dilation in _KERNELS:
                 _add(found, dtype, layout, kernel, stride, dilation)
-                hooked = dtype == torch.float32 or (kernel, stride) in _HOOKED
-                if layout == torch.channels_last and (kernel, stride) == (5, 2):
-                    hooked = False
-                if hooked and dilation == 1:
+                if dilation == 1:
                     _add_hooked(found, dtype, layout, kernel, stride)
         for size in _OTHER_SIZES:
             _add(found, dtype, torch.contiguous_format, 3, 1, 1, size=size)
@@ -85,6 +80,8 @@ def standard_launches() -> dict[str, Standard]:
     for layout, channels, size in _OTHERS:
         for kernel in (5, 7):
             _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)
+            if channels % 8 == 0:
+                _add_hooked(found, torch.bfloat16, layout, kernel, 1, channels, size)
     for kernel in _LARGE_KERNELS:
         _add(found, torch.bfloat16, torch.contiguous_format, kernel, 1, 1, passes=("wgrad",))
     for norm in _NORMS:
@@ -180,9 +177,11 @@ def _add_hooked(
     layout: torch.memory_format,
     kernel: int,
     stride: int,
+    channels: int = _CHANNELS,
+    size: int = _SIZE,
 ) -> None:
-    input, output, weight, geometry = _operands(dtype, layout, kernel, stride, 1, _CHANNELS, _SIZE)
-    scale = torch.empty(_CHANNELS)
+    input, output, weight, geometry = _operands(dtype, layout, kernel, stride, 1, channels, size)
+    scale = torch.empty(channels)
     integers = (0, ACTIVATIONS["silu"], SUMS["channel"], registry.BACKENDS["cuda_emulated"])
     with recorded_launches() as launches:
         torch.ops.effkern_emulated.depthwise_conv2d_fused(
@@ -203,7 +202,7 @@ def _add(
     dilation: int,
     channels: int = _CHANNELS,
     size: int = _SIZE,
-    passes: tuple[str, ...] = ("fwd", "dgrad", "wgrad"),
+    passes: tuple[str, ...] = ("fwd", "dgrad", "wgrad", "grads"),
 ) -> None:
     input, output, weight, geometry = _operands(
         dtype, layout, kernel, stride, dilation, channels, size
@@ -211,8 +210,10 @@ def _add(
     distinct = dtype.itemsize * (input.numel() + output.numel() + weight.numel())
     for pass_ in passes:
         outputs = (input if pass_ == "dgrad" else output).numel()
+        # The gradients together read both images and write one more.
+        moved = distinct + dtype.itemsize * input.numel() * (pass_ == "grads")
         for launch in record_call(pass_, input, weight, None, output, geometry):
-            standard = Standard(launch, outputs, distinct)
+            standard = Standard(launch, outputs, moved)
             found.setdefault(short_name(launch.kernel), standard)
 
 

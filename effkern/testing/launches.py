@@ -81,7 +81,8 @@ def record_call(
     """The launches of one pass of depthwise_conv2d, without activation.
 
     Args:
-        pass_: "fwd", "dgrad" or "wgrad", which has the bias' gradient with it if there is a bias.
+        pass_: "fwd", "dgrad" or "wgrad", which has the bias' gradient with it if there is a bias;
+            "grads", both of them.
         input: (N, C, H, W). weight: (C * M, 1, kH, kW). bias: (C * M,). grad_output: as the output.
         geometry: stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h,
             dilation_w, in pixels.
@@ -94,8 +95,8 @@ def record_call(
         if pass_ == "fwd":
             operators.depthwise_conv2d(input, weight, bias, *geometry, 0, code)
         else:
-            wgrad = pass_ == "wgrad"
-            wanted = (not wgrad, wgrad, wgrad and bias is not None)
+            wgrad = pass_ != "dgrad"
+            wanted = (pass_ != "wgrad", wgrad, wgrad and bias is not None)
             operators.depthwise_conv2d_backward(
                 grad_output, input, weight, *geometry, *wanted, code
             )

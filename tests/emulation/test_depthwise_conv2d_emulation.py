@@ -97,11 +97,19 @@ BREAKS = {
     ),
     "missing_barrier_before_the_transposed_store": Break(
         "toeplitz_channels_last_kernel.cuh",
-        "  __syncthreads();\n  detail::store_channels",
-        "  detail::store_channels",
+        "  __syncthreads();\n  if constexpr (is_hooked<Epilogue>) {\n    if (epilogue.moments",
+        "  if constexpr (is_hooked<Epilogue>) {\n    if (epilogue.moments",
         r"depthwise_conv2d_toeplitz_channels_last_kernel<\w+, \d, .*: race in shared memory: this "
         r"thread reads byte \d+ of dynamic shared memory, thread \(\d+,0,0\) wrote it at "
         r"depthwise_conv2d_toeplitz_block\.cuh:\d+, no barrier between \[block",
+    ),
+    "products_before_the_prologue": Break(
+        "toeplitz_channels_last_kernel.cuh",
+        "lane);\n        __syncwarp();\n",
+        "lane);\n",
+        r"depthwise_conv2d_toeplitz_channels_last_kernel<\w+, \d, Hooked.*: race in shared memory: "
+        r"this thread reads byte \d+ of dynamic shared memory, thread \(\d+,0,0\) wrote it at "
+        r"depthwise_conv2d_toeplitz_hooks\.cuh:\d+, no barrier between \[block",
     ),
     "outputs_over_unread_input": Break(
         "toeplitz_block.cuh",
@@ -134,6 +142,14 @@ BREAKS = {
         r"depthwise_conv2d_contiguous_wgrad_mma_kernel<\w+, \d, \d>: race in shared memory: this "
         r"thread (reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) "
         r"it at depthwise_conv2d_wgrad_mma_kernel\.cuh:\d+, no barrier between \[block",
+    ),
+    "race_in_reduction_of_all_gradients": Break(
+        "gradients_kernel.cuh",
+        "    __syncthreads();\n    if (slot != 0",
+        "    if (slot != 0",
+        r"depthwise_conv2d_channels_last_gradients_kernel<\w+, \d>: race in shared memory: this "
+        r"thread (reads|writes) byte \d+ of exchange, thread \(\d+,0,0\) (wrote|read) it at "
+        r"depthwise_conv2d_gradients_kernel\.cuh:\d+, no barrier between \[block",
     ),
     "race_in_reduction": Break(
         "wgrad_kernel.cuh",

@@ -156,10 +156,10 @@ def test_a_plan_has_the_launches_of_the_call(kernel, stride, layout, dtype):
     "change, reason",
     [
         ({}, "hooks in the direct kernel"),
-        ({"kernel": 7}, "composed: the tensor-core kernels have no hooks"),
-        ({"dilation": 2}, "composed: only the direct kernels have hooks"),
-        ({"input_activation": "gelu"}, "composed: the direct kernels with hooks do not take"),
-        ({"channels": 1}, "composed: the direct kernels with hooks do not take this call"),
+        ({"kernel": 7}, "hooks in the tensor-core kernel"),
+        ({"dilation": 2}, "composed: only the direct kernels and tensor-core"),
+        ({"input_activation": "gelu"}, "composed: the kernels with hooks do not take"),
+        ({"channels": 1}, "composed: the kernels with hooks do not take this call"),
     ],
     ids=str,
 )

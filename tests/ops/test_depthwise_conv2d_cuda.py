@@ -86,6 +86,71 @@ def test_weight_gradient_of_infinities(device, geometry, layout, dtype):
     # Sums of ones, which no type rounds in float32.
     torch.testing.assert_close(actual.cpu(), wanted.to(dtype), equal_nan=True, rtol=0, atol=0)
     torch.testing.assert_close(of_bias.cpu(), grad.cpu().double().sum((0, 2, 3)).to(dtype))
+    # Together with the input gradient, where one kernel may have them all.
+    output = depthwise_conv2d(
+        input.requires_grad_(), weight, bias, stride=stride, padding=padding, dilation=dilation
+    )
+    _, *others = torch.autograd.grad(output, (input, weight, bias), grad)
+    for other, alone in zip(others, (actual, of_bias), strict=True):
+        torch.testing.assert_close(other, alone, equal_nan=True, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "together"),
+    (
+        ({}, True),
+        ({"dtype": torch.float32, "channels": 12}, True),
+        ({"dtype": torch.float64}, False),
+        ({"channels": 6}, False),
+        ({"layout": "contiguous"}, False),
+        ({"kernel": 5}, False),
+        ({"stride": 2}, False),
+        ({"pad": 0}, False),
+    ),
+    ids=str,
+)
+def test_gradients_in_one_kernel(change, together):
+    from effkern import _library
+    from effkern.testing.launches import record_call
+
+    if not _library.emulation_available():
+        pytest.skip("the launches are those of the emulated library")
+    call = {"dtype": torch.bfloat16, "channels": 8, "layout": "channels_last"}
+    call |= {"kernel": 3, "stride": 1, "pad": change.get("kernel", 3) // 2} | change
+    channels, kernel, stride, pad = (call[k] for k in ("channels", "kernel", "stride", "pad"))
+    out = [(size + 2 * pad - kernel) // stride + 1 for size in (9, 11)]
+    input, grad = (
+        with_layout(torch.ones(2, channels, *size, dtype=call["dtype"]), call["layout"])
+        for size in ((9, 11), out)
+    )
+    weight = input.new_ones(channels, 1, kernel, kernel)
+    geometry = (stride, stride, *4 * (pad,), 1, 1)
+    launches = record_call("grads", input, weight, None, grad, geometry)
+    names = [launch.kernel for launch in launches]
+    assert any("channels_last_gradients_kernel" in name for name in names) is together
+    assert len(names) == (2 if together else 3)
+
+
+def test_gradients_of_many_strips(device):
+    # Several strips for a thread, tiles of rows, and channels that do not fill their block.
+    for dtype, channels in ((torch.float32, 36), (torch.bfloat16, 40)):
+        input = torch.randn(3, channels, 41, 30).to(dtype)
+        input = with_layout(input, "channels_last").to(device).requires_grad_()
+        weight = torch.randn(channels, 1, 3, 3).to(device, dtype).requires_grad_()
+        output = depthwise_conv2d(input, weight, padding=1)
+        grad = with_layout(torch.randn(output.shape).to(dtype), "channels_last").to(device)
+        together = torch.autograd.grad(output, (input, weight), grad)
+        again = torch.autograd.grad(
+            depthwise_conv2d(input, weight, padding=1), (input, weight), grad
+        )
+        assert all(map(torch.equal, together, again))
+        wide = [t.detach().double().cpu().requires_grad_() for t in (input, weight)]
+        exact = torch.nn.functional.conv2d(*wide, padding=1, groups=channels)
+        exact = torch.autograd.grad(exact, wide, grad.double().cpu())
+        for got, wanted in zip(together, exact, strict=True):
+            error = (got.double().cpu() - wanted).abs()
+            rounding = torch.finfo(dtype).eps / 2 * wanted.abs()
+            assert (error <= rounding + 1e-5 * wanted.abs().max()).all()
 
 
 def problem(pass_, dtype, layout, shape, kernel, **changes):
@@ -143,18 +208,28 @@ def test_more_blocks_than_a_grid_has_are_no_plan():
 
 # A call that Python gives to the kernels with hooks must be one that the planner gives them.
 @pytest.mark.parametrize(
-    ("shape", "fits"),
-    (((512, 64, 512, 512), True), ((2048, 3, 512, 512), True), ((2**25, 8, 1, 8), False)),
+    ("shape", "dtype", "layout", "kernel", "fits"),
+    (
+        ((512, 64, 512, 512), "float32", "contiguous", 3, True),
+        ((2048, 3, 512, 512), "float32", "contiguous", 3, True),
+        ((2**25, 8, 1, 8), "float32", "contiguous", 3, False),
+        ((512, 64, 512, 512), "bfloat16", "contiguous", 7, True),
+        ((2, 64, 8192, 4096), "bfloat16", "contiguous", 7, False),
+        ((1, 256, 8192, 4096), "bfloat16", "channels_last", 5, True),
+        ((1, 512, 16, 4096), "bfloat16", "channels_last", 5, False),
+    ),
     ids=str,
 )
-def test_hooks_of_large_tensors(shape, fits):
+def test_hooks_of_large_tensors(shape, dtype, layout, kernel, fits):
     from effkern import _C
     from effkern.ops.depthwise_conv2d import fused_cuda
 
-    input = torch.empty(shape, device="meta")
-    weight = torch.empty(shape[1], 1, 3, 3, device="meta")
-    assert fused_cuda._fits(input, weight, (1,) * 8 + (0,)) is fits
-    sizes = problem("forward", "float32", "contiguous", shape, 3)
+    format = torch.channels_last if layout == "channels_last" else torch.contiguous_format
+    input = torch.empty(shape, dtype=getattr(torch, dtype), device="meta", memory_format=format)
+    weight = input.new_empty(shape[1], 1, kernel, kernel)
+    geometry = (1, 1, *4 * (kernel // 2,), 1, 1, 0)
+    assert fused_cuda._fits(input, weight, geometry) is fits
+    sizes = problem("forward", dtype, layout, shape, kernel)
     sizes |= {"device": "cuda", "has_prologue": True, "sums": "channel"}
     plan = _C.plan_depthwise_conv2d(_C.DepthwiseConv2dProblem(**sizes), backend="cuda")
     assert plan.reason.startswith("composed: ") is not fits

@@ -41,14 +41,22 @@ WIDE_CASES = (
     Case(channels=8, height=13, width=14, kernel=(5, 5), padding=2),
     Case(batch=3, channels=12, height=14, width=15, kernel=(7, 7), padding=3),
 )
+# Of 16-bit types, which take tensor cores.
+PRODUCT_CASES = (
+    Case(channels=8, height=13, width=14, kernel=(5, 5), padding=2),
+    # Several images for each product of small maps, and channels that do not fill a block.
+    Case(batch=5, channels=24, height=7, width=7, kernel=(7, 7), padding=3),
+    Case(batch=1, channels=8, height=31, width=15, kernel=(7, 7), padding=((0, 4), (5, 1))),
+    # Tiles of columns.
+    Case(batch=1, channels=8, height=9, width=139, kernel=(5, 5), padding=((2, 1), (1, 3))),
+)
 LAYOUTS = ("contiguous", "channels_last")
 PROBLEMS = [
     (case, dtype, layout)
-    for case in CASES + WIDE_CASES
-    for dtype in (DTYPES if case in CASES else DTYPES[:1])
+    for case in CASES + WIDE_CASES + PRODUCT_CASES
+    for dtype in DTYPES
+    if case in CASES or (case in WIDE_CASES) == (dtype == torch.float32)
     for layout in LAYOUTS
-    # Has no hooks.
-    if (layout, *case.kernel, *case.stride) != ("channels_last", 5, 5, 2, 2)
 ]
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
@@ -120,32 +128,43 @@ def test_results(device, case, dtype, sums, prologue, layout):
     assert output.stride() == plain.stride()
     if not prologue:
         torch.testing.assert_close(output, plain, rtol=1e-2, atol=1e-2)
-    half, contiguous = dtype != torch.float32, layout == "contiguous"
-    exact, size = exact_output((input, weight, bias), case, hooks, half and contiguous)
+    rounds = dtype != torch.float32 and (layout == "contiguous" or case in PRODUCT_CASES)
+    exact, size = exact_output((input, weight, bias), case, hooks, rounds)
     eps = torch.finfo(dtype).eps
     # Now and then, a source beside the middle between two numbers is rounded to the other one.
-    allowed = eps * exact.abs() + (eps / 8 if half and contiguous else 0) * size + 1e-6 * size
+    allowed = eps * exact.abs() + (eps / 8 if rounds else 0) * size + 1e-6 * size
     worst = ((output.double().cpu() - exact).abs() / (allowed + 1e-6)).max()
     assert worst <= 1
 
 
 @layouts
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", ((1, 16, 112, 112), (16, 40, 14, 15), (64, 8, 7, 7)), ids=str)
-def test_long_sums_and_two_calls(device, shape, dtype, layout):
+@pytest.mark.parametrize(
+    "shape, kernel",
+    (
+        ((1, 16, 112, 112), 3),
+        ((16, 40, 14, 15), 3),
+        ((64, 8, 7, 7), 3),
+        ((1, 8, 64, 132), 5),
+        ((64, 8, 7, 7), 5),
+    ),
+    ids=str,
+)
+def test_long_sums_and_two_calls(device, shape, kernel, dtype, layout):
     input = torch.randn(shape, generator=torch.Generator().manual_seed(3)) + 100
     input = with_layout(input.to(dtype), layout).to(device)
-    weight = torch.full((shape[1], 1, 3, 3), 0.25, dtype=dtype, device=device)
+    weight = torch.full((shape[1], 1, kernel, kernel), 0.25, dtype=dtype, device=device)
     for sums in ("channel", "spatial"):
-        output, *rest = depthwise_conv2d_fused(input, weight, padding=1, sums=sums)
+        output, *rest = depthwise_conv2d_fused(input, weight, padding=kernel // 2, sums=sums)
         check_sums(output, rest, sums)
-        again = depthwise_conv2d_fused(input, weight, padding=1, sums=sums)
+        again = depthwise_conv2d_fused(input, weight, padding=kernel // 2, sums=sums)
         assert all(map(torch.equal, again, (output, *rest)))
 
 
 @layouts
-def test_nan_stays_in_its_channel_and_padding_is_zero(device, layout):
-    input = torch.zeros(2, 16, 6, 9)
+@pytest.mark.parametrize("kernel, dtype", ((3, torch.float32), (5, torch.float16)), ids=str)
+def test_nan_stays_in_its_channel_and_padding_is_zero(device, kernel, dtype, layout):
+    input = torch.zeros(2, 16, 6, 9, dtype=dtype)
     input[1, 13, 2, 4] = torch.nan
     hooks = {"input_scale": torch.ones(16), "input_shift": torch.zeros(16)}
     # Of a padding that went through the prologue.
@@ -153,8 +172,8 @@ def test_nan_stays_in_its_channel_and_padding_is_zero(device, layout):
     hooks = {name: value.to(device) for name, value in hooks.items()}
     output, sum, squares = depthwise_conv2d_fused(
         with_layout(input, layout).to(device),
-        torch.ones(16, 1, 3, 3, device=device),
-        padding=((3, 2), (1, 1)),
+        torch.ones(16, 1, kernel, kernel, dtype=dtype, device=device),
+        padding=((kernel, 2), (kernel // 2, kernel // 2)),
         **hooks,
         sums="channel",
     )
@@ -162,7 +181,7 @@ def test_nan_stays_in_its_channel_and_padding_is_zero(device, layout):
     bad[[5, 13]] = True
     assert torch.equal(sum.isnan().cpu(), bad) and torch.equal(squares.isnan().cpu(), bad)
     # The outermost rows meet zeros only, whatever the scale.
-    assert torch.equal(output[:, 5, 0].cpu(), torch.zeros(2, 9))
+    assert torch.equal(output[:, 5, 0].cpu(), torch.zeros(2, 9, dtype=dtype))
 
 
 @layouts
@@ -208,10 +227,15 @@ COMPOSED = {
     "gelu_of_the_input": {"input_activation": "gelu"},
     "gelu_of_the_output": {"activation": "gelu_tanh"},
     "dilation": {"dilation": 2},
-    "tensor_cores": {"dtype": torch.bfloat16, "kernel": 7},
+    "9x9": {"dtype": torch.bfloat16, "kernel": 9},
+    "channels_of_tensor_cores": {
+        "channels": 12,
+        "dtype": torch.bfloat16,
+        "kernel": 7,
+        "layout": "channels_last",
+    },
     "float64": {"dtype": torch.float64},
     "channels": {"channels": 6, "layout": "channels_last"},
-    "channels_last_5x5_stride_2": {"kernel": 5, "stride": 2, "layout": "channels_last"},
     "narrow": {"width": 4},
     "both_layouts": {"channels": 1},
     "strided": {"layout": "transposed"},

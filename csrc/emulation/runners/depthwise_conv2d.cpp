@@ -13,6 +13,7 @@
 #include "depthwise_conv2d/depthwise_conv2d_cuda.h"
 #include "emulation/counters.h"
 #include "emulation/runners/depthwise_conv2d_fused.h"
+#include "emulation/runners/depthwise_conv2d_gradients.h"
 #include "emulation/runners/depthwise_conv2d_reference.h"
 
 namespace effkern::runner {
@@ -203,6 +204,13 @@ void run(const Case& c, unsigned seed) {
                                         p.has_bias ? db.data : nullptr, workspace.data(), nullptr);
   check(c, "grad_weight", error, dw, terms(reference.grad_weight));
   if (p.has_bias) check(c, "grad_bias", error, db, terms(reference.grad_bias));
+  const GradientsRun<T> gradients(p, x, weight, dy, dense);
+  if (!gradients.served) return;
+  check(c, "gradients, of input", gradients.error, gradients.dx, terms(reference.grad_input));
+  check(c, "gradients, of weight", gradients.error, gradients.dw, terms(reference.grad_weight));
+  if (p.has_bias) {
+    check(c, "gradients, of bias", gradients.error, gradients.db, terms(reference.grad_bias));
+  }
 }
 
 void run(const Case& c, unsigned seed) {

@@ -32,14 +32,17 @@ struct FusedRun {
     served = true;
     View<float> scale(Memory::kContiguous, 1, 1, 1, p.in_channels);
     scale.each([&](auto... at) { scale.at(at...) = scale.index(at...) % 3 ? 2.f : -0.5f; });
-    // A 16-bit type would round its sum with a shift, and one layout only does.
-    const bool has_shift = p.dtype == DType::kFloat32;
+    // A 16-bit type would round its sum with a shift, and of the direct kernels one layout only
+    // does.
+    const bool has_shift = p.dtype == DType::kFloat32 || has_toeplitz_cuda_kernel(p);
     View<float> shift(Memory::kContiguous, 1, 1, 1, p.in_channels);
     shift.each([&](auto... at) { shift.at(at...) = has_shift ? 1.3f : 0.f; });
     View<T> source(Memory::kContiguous, p.batch, p.in_channels, p.height, p.width);
     source.each([&](int64_t n, int64_t c, int64_t i, int64_t j) {
-      const double scaled = double(scale.at(0, 0, 0, c)) * widen(x.at(n, c, i, j));
-      source.at(n, c, i, j) = narrow<T>(std::fmax(scaled + shift.at(0, 0, 0, c), 0));
+      // In float32, so that 16-bit types are rounded as in the kernels.
+      const float value = float(widen(x.at(n, c, i, j)));
+      const float scaled = std::fma(scale.at(0, 0, 0, c), value, shift.at(0, 0, 0, c));
+      source.at(n, c, i, j) = narrow<T>(std::fmax(scaled, 0.f));
     });
     const T* offsets = p.has_bias ? bias.data : nullptr;
     const emulation::GuardedMemory workspace{size_t(bytes)};
