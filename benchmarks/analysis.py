@@ -31,6 +31,9 @@ def frame(results: dict[str, Any]) -> pd.DataFrame:
             best.reindex(pd.MultiIndex.from_frame(cells[PROBLEM])).to_numpy(), cells.index
         )
         cells[speedup] = yardstick / cells[column]
+    if "ranked" not in cells:
+        # Only blocks have contenders that are nobody's best peer.
+        cells["ranked"] = True
     order = cells["layer"].map({name: i for i, name in enumerate(results["layers"])})
     contenders = cells["contender"].map({name: i for i, name in enumerate(LABELS)})
     return cells.assign(
@@ -40,6 +43,11 @@ def frame(results: dict[str, Any]) -> pd.DataFrame:
 
 def is_effkern(contender: str) -> bool:
     return contender.startswith("effkern")
+
+
+def unranked(cells: pd.DataFrame) -> list[str]:
+    """The contenders that are listed beside the others and are nobody's best peer."""
+    return list(cells.loc[~cells["ranked"], "contender"].unique())
 
 
 def is_compared(cells: pd.DataFrame) -> bool:

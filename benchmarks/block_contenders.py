@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 import effkern
 
+from . import peers as runtimes
 from .blocks import Call
 from .contenders import forced_backend
 from .peers.model import Exported
 from .peers.process import PeerCall, PeerProcess, PeerTimed
 from .timing import Timed, probe, quiet
 
-# The runtimes that read ONNX; the others' adapters build a convolution by hand.
-RUNTIMES = ("onnxruntime", "openvino")
-PEERS = ("torch", "torch.compile", *RUNTIMES)
+# Runtimes that are listed beside the others, as nobody's best peer, because their default is a
+# Winograd beyond the bound; and the error in norm up to which they are: half of the digits.
+UNRANKED = {"ncnn": torch.finfo(torch.float32).eps ** 0.5}
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Contender:
     Attributes:
         build: from the folded block and a contiguous input to a call and the layout it runs in.
         timed: times its calls.
+        limit: why it does not compute a batch of this size; None if it does.
+        tolerated: the error in norm up to which it is timed, beyond the bound of everybody.
         context: where its calls must be made.
         close: ends what it has started.
     """
@@ -41,6 +44,8 @@ class Contender:
     name: str
     build: Callable[[nn.Module, Tensor], tuple[Call, str]]
     timed: Callable[..., Timed] = Timed
+    limit: Callable[[int], str | None] = lambda batch: None
+    tolerated: float = 0.0
     context: Callable[[], effkern.backend] = partial(effkern.backend, "auto")  # type: ignore[valid-type]
     close: Callable[[], None] = lambda: None
 
@@ -83,7 +88,7 @@ def _runtime(process: PeerProcess, module: nn.Module, input: Tensor) -> tuple[Ca
         )  # fmt: skip
         shape = tuple(module(input).shape)
     process.ask("build", Exported(input.numpy(), shape, file.getvalue()), torch.get_num_threads())
-    return PeerCall(process), "contiguous"
+    return PeerCall(process), runtimes.LAYOUT[process.name]
 
 
 def contenders(peers: Sequence[str]) -> list[Contender]:
@@ -97,8 +102,19 @@ def contenders(peers: Sequence[str]) -> list[Contender]:
     held = partial(effkern.backend, forced_backend("cpu"))
     for name, layout in (("effkern", "contiguous"), ("effkern_channels_last", "channels_last")):
         chosen.append(Contender(name, partial(_converted, layout), context=held))
-    for name in (name for name in RUNTIMES if name in peers):
-        process = PeerProcess(name)
-        build = partial(_runtime, process)
-        chosen.append(Contender(name, build, timed=PeerTimed, close=process.close))
-    return chosen
+    return chosen + [_process(name) for name in runtimes.REQUIRED if name in peers]
+
+
+def _process(name: str) -> Contender:
+    process = PeerProcess(name)
+    return Contender(
+        name, partial(_runtime, process), timed=PeerTimed,
+        limit=partial(runtimes.limit, name, "fwd", "float32"), tolerated=UNRANKED.get(name, 0.0),
+        close=process.close,
+    )  # fmt: skip
+
+
+def limits(chosen: Sequence[Contender], batches: Sequence[int]) -> dict[str, list[str]]:
+    """Name -> why a contender does not compute some of the batches."""
+    found = {c.name: sorted({c.limit(n) for n in batches} - {None}) for c in chosen}
+    return {name: reasons for name, reasons in found.items() if reasons}

@@ -6,10 +6,10 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .block_contenders import PEERS
 from .block_workloads import MODELS, BlockLayer, distinct
 from .budget import DEFAULT, QUICK, Budget
 from .command_line import given
+from .contenders import PEERS
 
 
 @dataclass

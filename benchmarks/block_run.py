@@ -11,7 +11,7 @@ from rich.progress import track
 
 from . import allocator, ceilings, machine
 from .block_cells import measure, memory
-from .block_contenders import contenders
+from .block_contenders import contenders, limits
 from .block_options import Options
 from .block_workloads import MODELS
 from .cells import add_rates
@@ -60,7 +60,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         "ceilings": found.to_json(),
         "contenders": {contender.name: LABELS[contender.name] for contender in chosen},
         "missing": absent,
-        "limits": {},
+        "limits": limits(chosen, options.batches),
         "allocator_keeps_blocks": kept,
         "layers": {layer.name: uses for layer, uses in layers.items()},
         "cells": cells,

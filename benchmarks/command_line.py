@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from . import block_contenders, block_workloads, workloads
+from . import block_workloads, workloads
 from .contenders import PEERS
 from .problem import DTYPES, LAYOUTS, PASSES
 
@@ -66,7 +66,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         "blocks", "Times the forward pass of the blocks of real models, on the CPU."
     ).add_argument
     _run(add, f"of timm (default: {', '.join(block_workloads.MODELS)})", "1")
-    add("--peers", type=_words, help=f"default: {','.join(block_contenders.PEERS)}")
+    add("--peers", type=_words, help=f"default: {','.join(PEERS)}")
     add("--quick", action="store_true", help="a smoke test: one block a class")
     add("--full", action="store_true", help="torch.compile on every block (hours)")
 

@@ -15,16 +15,16 @@ _TWIN = [column for column in PROBLEM if column != "dtype"]
 
 
 def has_runtimes(cells: pd.DataFrame) -> bool:
-    """Whether others than PyTorch and effkern were measured."""
-    return bool(set(cells["contender"]) & set(REQUIRED))
+    """Whether others than PyTorch and effkern were measured that may be the best peer."""
+    return bool(set(cells.loc[cells["ranked"], "contender"]) & set(REQUIRED))
 
 
 def against_best_peer(cells: pd.DataFrame) -> pd.DataFrame:
-    """effkern's cells, with the fastest other contender of the same problem.
+    """effkern's cells, with the fastest other contender of the same problem that is ranked.
 
     Adds `peer` (its name) and `times_as_fast`, its median over effkern's.
     """
-    theirs = cells[~cells["contender"].map(is_effkern)]
+    theirs = cells[cells["ranked"] & ~cells["contender"].map(is_effkern)]
     best = theirs.loc[theirs.groupby(PROBLEM)["median_us"].idxmin(), [*PROBLEM, "contender"]]
     best = best.assign(peer_us=theirs["median_us"]).rename(columns={"contender": "peer"})
     ours = cells[cells["contender"].map(is_effkern)].merge(best, on=PROBLEM)

@@ -1,4 +1,5 @@
-"""Other CPU runtimes on the same layers, forward and float32 only, each in a process of its own."""
+"""Other CPU runtimes on the same layers and blocks, forward and float32 only, each in a process of
+its own."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from importlib.util import find_spec
 REQUIRED = {
     "onnxruntime": ("onnxruntime", "onnx"),
     "openvino": ("openvino", "onnx"),
-    "ncnn": ("ncnn",),
-    "litert": ("ai_edge_litert", "flatbuffers"),
+    "ncnn": ("ncnn", "onnx"),
+    "litert": ("ai_edge_litert", "flatbuffers", "onnx"),
 }
 # The layout of the images that a peer is handed, the one that it prefers.
 LAYOUT = {

@@ -16,7 +16,7 @@ _KEYS = ["dtype", "batch", "pass", "contender"]
 def build(results: dict[str, Any], cells: pd.DataFrame) -> list[Table]:
     """Those that the run has the measurements for."""
     tables = []
-    if not cells["contender"].map(analysis.is_effkern).all():
+    if not cells.loc[cells["ranked"], "contender"].map(analysis.is_effkern).all():
         tables.append(_best_peer(cells))
     if len(comparisons.half_summary(cells)):
         tables += [_half(cells), _half_by_layer(cells)]
@@ -41,10 +41,11 @@ def _best_peer(cells: pd.DataFrame) -> Table:
         "peers": "best peers (layers)",
     }  # fmt: skip
     data = data[[*labels, "layers", *names]].rename(columns=names)
+    beside = "".join(f" {LABELS[name]} is no best peer." for name in analysis.unranked(cells))
     return from_frame(
         "Against the best peer of each layer", data, labels,
         note="The fastest contender besides effkern on that very layer, of those in the run; for "
-        "gradients, PyTorch's better layout. Geometric means of its time over effkern's.",
+        f"gradients, PyTorch's better layout. Geometric means of its time over effkern's.{beside}",
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def build(results: dict[str, Any]) -> list[str]:
     table = analysis.overall(cells)
     ours = table[table["contender"].map(analysis.is_effkern)]
     found = [_speed(row) for _, row in ours.dropna(subset=["speedup"]).iterrows()]
-    found += best_peers(cells) + _half(cells)
+    found += best_peers(cells) + unranked_peers(cells) + _half(cells)
     theirs = table[table["contender"].isin(analysis.TORCH)]
     for (dtype, batch, pass_), group in theirs.groupby(["dtype", "batch", "pass"], sort=False):
         distances = ", ".join(
@@ -88,6 +88,20 @@ def best_peers(cells: pd.DataFrame) -> list[str]:
             f"{row['worst']:.2f}x."
             for _, row in comparisons.best_peer_summary(group).iterrows()
         ]
+    return found
+
+
+def unranked_peers(cells: pd.DataFrame) -> list[str]:
+    """How far those that are nobody's best peer are beyond the others' bound on the error."""
+    found = []
+    for name in analysis.unranked(cells):
+        theirs = cells[cells["contender"] == name].set_index(analysis.PROBLEM)
+        errors = theirs["error_over_bound"]
+        found.append(
+            f"{LABELS[name]} is listed beside the others and is no best peer: its error is beyond "
+            f"their bound on {(errors > 1).sum()} of {len(errors)} measurements, and "
+            f"{errors.max():.2g} times the bound at most ({errors.idxmax()[-1]})."
+        )
     return found
 
 

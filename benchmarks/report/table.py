@@ -38,12 +38,13 @@ def number(value: Any) -> str:
 
 def from_frame(
     title: str, data: pd.DataFrame, labels: Sequence[str], note: str = "", lowest: bool = False,
-    detail: bool = False,
+    detail: bool = False, unranked: Sequence[str] = (),
 ) -> Table:  # fmt: skip
-    """A row per row of `data`; `lowest` marks the lowest of the contenders in each."""
+    """A row per row of `data`; `lowest` marks the lowest of the contenders in each, `unranked`
+    ones aside."""
     numbers = [column for column in data.columns if column not in labels]
     rows, best = [], set()
-    contenders = [column for column in numbers if column in LABELS]
+    contenders = [column for column in numbers if column in LABELS and column not in unranked]
     for i, record in enumerate(data.to_dict("records")):
         rows.append([str(record[k]) for k in labels] + [number(record[k]) for k in numbers])
         measured = [k for k in contenders if not pd.isna(record[k])]

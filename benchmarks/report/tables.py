@@ -12,18 +12,23 @@ from . import comparison_tables
 from .style import PASS_TITLES
 from .table import Table, from_frame, varying
 
+# Of a contender that the others' bound on the error does not hold for.
+_ERROR = ": error / bound"
+
 
 def build(results: dict[str, Any]) -> list[Table]:
     """All tables of the results for layers or blocks."""
     what = "blocks" if results["kind"] == "blocks" else "depthwise layers"
     cells = analysis.frame(results)
     order = [name for name in LABELS if name in set(cells["contender"])]
+    unranked = analysis.unranked(cells)
 
     def table(title: str, data: pd.DataFrame, labels: list[str], **options: Any) -> Table:
         labels = varying(data, labels)
         others = [k for k in data.columns if k in ("layers", "roofline")]
         columns = [k for k in order if k in data.columns]
-        return from_frame(title, data[[*labels, *others, *columns]], labels, **options)
+        data = data[[*labels, *others, *columns, *(k for k in data.columns if k.endswith(_ERROR))]]
+        return from_frame(title, data, labels, unranked=unranked, **options)
 
     tables = [_overall(cells), *comparison_tables.build(results, cells)]
     classes = ["dtype", "batch", "pass", "class"]
@@ -55,6 +60,10 @@ def build(results: dict[str, Any]) -> list[Table]:
         floors = cells.drop_duplicates(analysis.PROBLEM).set_index(analysis.PROBLEM)["floor_us"]
         keys = pd.MultiIndex.from_frame(times[analysis.PROBLEM])
         times.insert(0, "roofline", floors.reindex(keys).to_numpy())
+        errors = cells[cells["pass"] == pass_].set_index([*analysis.PROBLEM, "contender"])
+        for name in (name for name in unranked if name in times):
+            found = errors.xs(name, level="contender")["error_over_bound"]
+            times[f"{LABELS[name]}{_ERROR}"] = found.reindex(keys).to_numpy()
         tables.append(
             table(f"{pass_}: microseconds per layer", times, ["dtype", "batch", "layer"],
                   note="Medians. Layer: channels@size, kernel, stride.", lowest=True, detail=True)

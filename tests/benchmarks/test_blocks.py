@@ -53,6 +53,25 @@ def test_a_run_and_its_report(options):
     assert "All blocks of a model, microseconds" in markdown.render(results, [])
 
 
+def test_other_runtimes_take_part_and_those_that_do_not_are_named(options):
+    options.peers, options.batches = ["torch", "litert", "ncnn"], [1, 2]
+    results = block_run.run(options, Console(file=io.StringIO()))
+    json.dumps(results, allow_nan=False)
+    rows = {(row["contender"], row["batch"]): row for row in results["cells"]}
+    for name in ("litert", "ncnn"):
+        if name in results["missing"]:
+            assert "not installed" in results["missing"][name]
+            continue
+        assert rows[name, 1]["failure"] is None and rows[name, 1]["median_us"] > 0
+    shown = document.build(results)
+    if "ncnn" not in results["missing"]:
+        assert ("ncnn", 2) not in rows and results["limits"] == {"ncnn": ["one image a call"]}
+        assert any("ncnn is listed beside the others" in finding for finding in shown.findings)
+    if "litert" not in results["missing"]:
+        assert rows["litert", 2]["layout"] == "channels_last"
+        assert any("x as fast as the best peer" in finding for finding in shown.findings)
+
+
 def test_a_wrong_result_is_refused(options, layer, monkeypatch):
     class Wrong(torch.nn.Module):
         def __init__(self, module):

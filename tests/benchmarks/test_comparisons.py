@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import analysis, comparisons, goals, workloads
-from benchmarks.report import comparison_tables, findings, setting
+from benchmarks.report import comparison_tables, findings, setting, tables
 
 LAYERS = workloads.distinct(workloads.models())
 # Microseconds where the roofline says 1, on all layers but the first.
@@ -30,6 +30,7 @@ def row(layer, contender, microseconds, pass_="fwd", dtype="float32", batch=1):
         "median_us": microseconds,
         "p20_us": microseconds,
         "over_roofline": microseconds,
+        "floor_us": 1.0,
         "bytes": 1 << 20,
         "page_faults": 0.0,
         "failure": None,
@@ -63,6 +64,29 @@ def test_the_best_peer_is_the_fastest_on_that_very_layer(results):
     results["cells"] = [c for c in results["cells"] if c["contender"] != "litert"]
     assert summary(results).loc["effkern", "peers"] == f"torch channels_last {len(LAYERS)}"
     assert summary(results).loc["effkern", "mean"] == pytest.approx(4)
+
+
+def test_a_contender_that_is_listed_beside_the_others_is_no_best_peer(results):
+    beside = {"ranked": False, "error_over_bound": 3.0}
+    results["cells"] = [cell | {"ranked": True} for cell in results["cells"]]
+    results["cells"] += [row(layer, "ncnn", 0.5) | beside for layer in LAYERS]
+    assert "ncnn" not in summary(results).loc["effkern", "peers"]
+    cells = analysis.frame(results)
+    (told,) = findings.unranked_peers(cells)
+    assert f"on {len(LAYERS)} of {len(LAYERS)} measurements, and 3 times" in told
+    found = {
+        table.title: table for table in tables.build(results | {"kind": "blocks", "memory": []})
+    }
+    assert "ncnn is no best peer" in found["Against the best peer of each layer"].note
+    times = found["fwd: microseconds per layer"]
+    assert {tuple(r[-1:]) for r in times.rows} == {("3.00",)}
+    assert times.columns[-1] == "ncnn: error / bound"
+    # The fastest is another one, effkern's.
+    assert {times.columns[column] for _, column in times.best} == {"effkern channels_last"}
+    only = [c for c in results["cells"] if c["contender"] in ("ncnn", "effkern")]
+    assert comparison_tables.build(results, analysis.frame(results | {"cells": only}))[0].title != (
+        "Against the best peer of each layer"
+    )
 
 
 def test_16_bit_times_are_set_against_the_same_contender_in_float32(results):

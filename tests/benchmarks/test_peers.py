@@ -103,7 +103,7 @@ def test_missing_peers_are_named(monkeypatch):
     )
     monkeypatch.setattr("benchmarks.peers.find_spec", lambda name: None)
     assert missing(["torch", "litert"], "cpu") == {
-        "litert": "not installed: ai_edge_litert, flatbuffers"
+        "litert": "not installed: ai_edge_litert, flatbuffers, onnx"
     }
     with pytest.raises(ValueError, match="--peers: wanted some of torch.*got 'caffe'"):
         missing(["caffe"], "cpu")
