@@ -62,6 +62,38 @@ void mask_strip(Strip, const RowsArgs<T>& args, int64_t col, StripMasks* masks) 
   }
 }
 
+template <bool kDot, class Strip, class T, int N>
+EFFKERN_INLINE void store_rows(const RowsArgs<T>& args, int64_t col, const StripMasks& masks,
+                               const typename Pixels<Strip::L>::F (&tile)[N]) {
+  using P = Pixels<Strip::L>;
+  // Read before the stores, which might change them for all that the compiler knows.
+  const uint32_t mask[2] = {masks.store[0], masks.store[1]};
+  const int64_t out_row = args.out_row;
+  T* out = args.out + col;
+#pragma GCC unroll 8
+  for (int r = 0; r < N / Strip::V; ++r, out += out_row) {
+#pragma GCC unroll 2
+    for (int v = 0; v < Strip::V; ++v) {
+      const typename P::F value = tile[r * Strip::V + v];
+      if constexpr (kDot) {
+        P::store_dots(out + v * Strip::L, mask[v], value);
+      } else {
+        P::store(out + v * Strip::L, mask[v], value);
+      }
+    }
+  }
+}
+
+// Apart, so that the tiles without such an activation stay in registers.
+template <bool kDot, class Strip, class T, int N>
+__attribute__((noinline)) void activate_rows(const RowsArgs<T>& args, int64_t col,
+                                             const StripMasks& masks, Vec<float> (&values)[N]) {
+  activate_all<float>(values, N, args.epilogue.activation);
+  typename Pixels<Strip::L>::F tile[N];
+  for (int i = 0; i < N; ++i) tile[i] = Pixels<Strip::L>::lanes(values[i]);
+  store_rows<kDot, Strip>(args, col, masks, tile);
+}
+
 // kDot: pairs of products of bfloat16, added by one instruction each.
 template <class T, int K, int S, int R, bool kDot, class Strip>
 EFFKERN_INLINE void shifted_rows_strip(Strip, const RowsArgs<T>& args, int64_t col,
@@ -113,27 +145,25 @@ EFFKERN_INLINE void shifted_rows_strip(Strip, const RowsArgs<T>& args, int64_t c
       }
     }
   }
-  Vec<float> tile[R * V];
+  if constexpr (kChains == 2) {
 #pragma GCC unroll 16
-  for (int r = 0; r < R * V; ++r) {
-    if constexpr (kChains == 2) acc[0][r] += acc[1][r];
-    tile[r] = P::vector(acc[0][r]);
+    for (int r = 0; r < R * V; ++r) acc[0][r] += acc[1][r];
   }
-  args.epilogue.apply(tile);
-  T* out = args.out + col;
-  const int64_t out_row = args.out_row;
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r, out += out_row) {
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) {
-      const typename P::F value = P::lanes(tile[r * V + v]);
-      if constexpr (kDot) {
-        P::store_dots(out + v * Strip::L, masks.store[v], value);
-      } else {
-        P::store(out + v * Strip::L, masks.store[v], value);
-      }
+  if (__builtin_expect(args.epilogue.activation != Activation::kNone, 0)) {
+    Vec<float> values[R * V];
+#pragma GCC unroll 16
+    for (int r = 0; r < R * V; ++r) values[r] = P::vector(acc[0][r]);
+    activate_rows<kDot, Strip>(args, col, masks, values);
+    return;
+  }
+  if (args.epilogue.clamps) {
+    const Vec<float> low = splat(0.f), high = splat(args.epilogue.hi);
+#pragma GCC unroll 16
+    for (int r = 0; r < R * V; ++r) {
+      acc[0][r] = P::lanes(clamp<float>(P::vector(acc[0][r]), low, high));
     }
   }
+  store_rows<kDot, Strip>(args, col, masks, acc[0]);
 }
 
 template <class T, int K, int S, int R, bool kDot>
