@@ -50,14 +50,16 @@ struct Image4 {
   }
 };
 
-// Cuts `columns` into strips and `rows` into tiles that a thread walks down, or single rows.
+// Cuts `columns` into strips and `rows` into tiles that a thread walks down, or single rows; blocks
+// begin at multiples of `aligned_vectors` vectors.
 inline ChannelsLastTiles tile_channels_last(int64_t batch, int64_t channels, int64_t rows,
                                             int64_t columns, int channels_per_vector,
                                             int columns_per_strip, int max_vectors, bool walks_rows,
-                                            int64_t target_threads = kTargetThreads) {
+                                            int64_t target_threads = kTargetThreads,
+                                            int64_t aligned_vectors = 1) {
   const int64_t vectors = channels / channels_per_vector, blocks = ceil_div(vectors, max_vectors);
   ChannelsLastTiles tiles{};
-  tiles.vectors = int(ceil_div(vectors, blocks));
+  tiles.vectors = int(ceil_div(ceil_div(vectors, blocks), aligned_vectors) * aligned_vectors);
   tiles.channel_blocks = int(ceil_div(vectors, tiles.vectors));
   tiles.strips = int(ceil_div(columns, columns_per_strip));
   // A long walk re-reads fewer halo rows and spends fewer multiply-adds on them; a short one gives
