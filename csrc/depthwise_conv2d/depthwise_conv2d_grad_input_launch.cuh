@@ -58,7 +58,7 @@ cudaError_t launch_channels_last_grad_input(const DepthwiseImages<T>& images, cu
   const auto tiles = tile_channels_last(
       images.batch, images.channels, count_quads(images.out_height, images.pad_top),
       count_quads(images.out_width, images.pad_left), Shape::kChannels, 8 / Shape::kChannels,
-      kGradVectors, true, kTargetGradThreads, kVectors);
+      kGradVectors, kTargetGradThreads, kVectors);
   return launch_kernel(depthwise_conv2d_channels_last_grad_input_kernel<T, kKernel>,
                        grid_of(blocks_of(tiles)), dim3(kDepthwiseThreads), 0, stream, images,
                        tiles);

@@ -74,9 +74,9 @@ cudaError_t launch_direct(const DepthwiseImages<T>& images, int64_t kernel_size,
     constexpr int kKernel = decltype(k)::value, kStride = decltype(s)::value;
     if (channels_last) {
       using Shape = ChannelsLastShape<T, kKernel>;
-      const auto tiles = tile_channels_last(
-          images.batch, images.channels, images.out_height, images.out_width, Shape::kChannels,
-          Shape::kOutputs / Shape::kChannels, Shape::kMaxVectors, true);
+      const auto tiles = tile_channels_last(images.batch, images.channels, images.out_height,
+                                            images.out_width, Shape::kChannels,
+                                            Shape::kOutputs / Shape::kChannels, Shape::kMaxVectors);
       return launch_kernel<depthwise_conv2d_channels_last_kernel<T, kKernel, kStride, Epilogue>>(
           grid_of(blocks_of(tiles)), dim3(kDepthwiseThreads), 0, stream, images, tiles, epilogue);
     }
