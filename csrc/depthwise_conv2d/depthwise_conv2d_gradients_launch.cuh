@@ -18,7 +18,7 @@ struct GradientsLaunch {
 
   explicit GradientsLaunch(const DepthwiseConv2dProblem& p)
       : tiles(tile_channels_last(p.batch, p.in_channels, p.height, p.width, kGradientsChannels,
-                                 kGradientsPixels, kGradientsVectors, true, kGradientsThreads)) {
+                                 kGradientsPixels, kGradientsVectors, kGradientsThreads)) {
     splits = std::min({ceil_div(tiles.items, kDepthwiseThreads / tiles.vectors),
                        ceil_div(kGradientsBlocks, tiles.channel_blocks),
                        std::max<int64_t>(1, kMaxWorkspaceBytes / grad_weight_slab_bytes(p))});

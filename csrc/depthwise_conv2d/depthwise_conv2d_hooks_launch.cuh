@@ -17,7 +17,7 @@ ChannelsLastTiles tile_hooked_channels_last(const DepthwiseImages<T>& p) {
   using Shape = ChannelsLastShape<T, kKernel>;
   ChannelsLastTiles tiles =
       tile_channels_last(p.batch, p.channels, p.out_height, p.out_width, Shape::kChannels,
-                         Shape::kOutputs / Shape::kChannels, Shape::kMaxVectors, true);
+                         Shape::kOutputs / Shape::kChannels, Shape::kMaxVectors);
   const int slots = kDepthwiseThreads / tiles.vectors;
   const int step = slots / std::gcd(slots, tiles.strips);
   tiles.row_tiles = int(ceil_div(tiles.row_tiles, step) * step);

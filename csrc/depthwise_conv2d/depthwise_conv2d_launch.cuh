@@ -8,8 +8,7 @@
 
 #include "common/dtype.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_direct_kernel.cuh"
-#include "depthwise_conv2d/depthwise_conv2d_grad_input_kernel.cuh"
-#include "depthwise_conv2d/depthwise_conv2d_grad_input_planes_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_grad_input_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_planes_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_strided_kernel.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_tiling.cuh"
@@ -75,50 +74,14 @@ cudaError_t launch_direct(const DepthwiseImages<T>& images, int64_t kernel_size,
     constexpr int kKernel = decltype(k)::value, kStride = decltype(s)::value;
     if (channels_last) {
       using Shape = ChannelsLastShape<T, kKernel>;
-      const auto tiles = tile_channels_last(
-          images.batch, images.channels, images.out_height, images.out_width, Shape::kChannels,
-          Shape::kOutputs / Shape::kChannels, Shape::kMaxVectors, true);
+      const auto tiles = tile_channels_last(images.batch, images.channels, images.out_height,
+                                            images.out_width, Shape::kChannels,
+                                            Shape::kOutputs / Shape::kChannels, Shape::kMaxVectors);
       return launch_kernel<depthwise_conv2d_channels_last_kernel<T, kKernel, kStride, Epilogue>>(
           grid_of(blocks_of(tiles)), dim3(kDepthwiseThreads), 0, stream, images, tiles, epilogue);
     }
     return launch_planes<kKernel, kStride>(images, from, to, epilogue, stream);
   });
-}
-
-// Pixel pairs (2 r, 2 r + 1) - pad that overlap [0, size).
-inline int64_t count_quads(int64_t size, int64_t pad) {
-  return ((size - 1 + pad) >> 1) - (pad >> 1) + 1;
-}
-
-template <typename T>
-cudaError_t launch_grad_input_stride2(const DepthwiseImages<T>& images, int64_t kernel_size,
-                                      bool channels_last, const Image4<const T>& from,
-                                      const Image4<T>& to, cudaStream_t stream) {
-  const auto launch = [&](auto k) {
-    constexpr int kKernel = decltype(k)::value;
-    const int64_t quad_rows = count_quads(images.out_height, images.pad_top);
-    const int64_t quad_columns = count_quads(images.out_width, images.pad_left);
-    if (channels_last) {
-      using Shape = ChannelsLastShape<T, kKernel>;
-      const auto tiles =
-          tile_channels_last(images.batch, images.channels, quad_rows, quad_columns,
-                             Shape::kChannels, 8 / Shape::kChannels, Shape::kMaxVectors, false);
-      return launch_kernel(depthwise_conv2d_channels_last_grad_input_kernel<T, kKernel>,
-                           grid_of(blocks_of(tiles)), dim3(kDepthwiseThreads), 0, stream, images,
-                           tiles);
-    }
-    constexpr int kReach = (kKernel + 1) / 2, kPixels = 2 * kPlaneQuads;
-    const auto planes = tile_planes(
-        images.batch, from, to, ceil_div(quad_rows, kPlaneQuads),
-        ceil_div(quad_columns, kPlaneQuads), kPixels, kPixels,
-        [](int64_t groups) { return groups * kPlaneQuads + kReach - 1; },
-        [](int64_t strips) { return (strips + 1) * kPlaneQuads + kReach + 8; });
-    return launch_kernel(depthwise_conv2d_contiguous_grad_input_kernel<T, kKernel>,
-                         grid_of(planes.blocks), dim3(planes.threads), planes.shared_memory, stream,
-                         images, planes.tiles);
-  };
-  return kernel_size == 3 ? launch(std::integral_constant<int, 3>())
-                          : launch(std::integral_constant<int, 5>());
 }
 
 template <typename Index>
@@ -290,8 +253,7 @@ cudaError_t launch_grad_input(const DepthwiseConv2dProblem& p, const T* grad_out
                                    Epilogue{nullptr, Activation::kNone}, stream);
     }
     if (has_specialized_cuda_kernel(p) && p.stride_h == 2 &&
-        (channels_last || (grad_output_strides.w == 1 && grad_input_strides.w == 1 &&
-                           detail::count_quads(p.width, p.pad_left) >= kPlaneQuads))) {
+        (channels_last || (grad_output_strides.w == 1 && grad_input_strides.w == 1))) {
       const auto images =
           detail::describe_images(p.batch, from, weight, to, p.pad_top, p.pad_left, false);
       return detail::launch_grad_input_stride2(images, p.kernel_h, channels_last, from, to, stream);

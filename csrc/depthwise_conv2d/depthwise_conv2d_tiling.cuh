@@ -50,19 +50,21 @@ struct Image4 {
   }
 };
 
-// Cuts `columns` into strips and `rows` into tiles that a thread walks down, or single rows.
+// Cuts `columns` into strips and `rows` into tiles that a thread walks down; blocks begin at
+// multiples of `aligned_vectors` vectors.
 inline ChannelsLastTiles tile_channels_last(int64_t batch, int64_t channels, int64_t rows,
                                             int64_t columns, int channels_per_vector,
-                                            int columns_per_strip, int max_vectors, bool walks_rows,
-                                            int64_t target_threads = kTargetThreads) {
+                                            int columns_per_strip, int max_vectors,
+                                            int64_t target_threads = kTargetThreads,
+                                            int64_t aligned_vectors = 1) {
   const int64_t vectors = channels / channels_per_vector, blocks = ceil_div(vectors, max_vectors);
   ChannelsLastTiles tiles{};
-  tiles.vectors = int(ceil_div(vectors, blocks));
+  tiles.vectors = int(ceil_div(ceil_div(vectors, blocks), aligned_vectors) * aligned_vectors);
   tiles.channel_blocks = int(ceil_div(vectors, tiles.vectors));
   tiles.strips = int(ceil_div(columns, columns_per_strip));
   // A long walk re-reads fewer halo rows and spends fewer multiply-adds on them; a short one gives
   // more threads.
-  int64_t walk = walks_rows ? 32 : 1;
+  int64_t walk = 32;
   while (walk > 4 && batch * vectors * tiles.strips * ceil_div(rows, walk) < target_threads)
     walk /= 2;
   tiles.row_tiles = int(ceil_div(rows, walk));

@@ -247,9 +247,10 @@ def plan(name: str) -> Plan:
             load = Access(vector, stride * ((pixels - 1) * stride + kernel), (element, *hooks))
             return Plan(load, Access(vector, pixels, hooks))
         case "channels_last_grad_input_kernel":
+            # Before the loop and in it, which is unrolled as often as rows stay in registers.
             quads = 8 // channels
-            load = Access(vector, reach * (reach + quads - 1), (element,))
-            return Plan(load, Access(vector, 4 * quads))
+            load = Access(vector, 2 * reach * (reach + quads - 1), (element,))
+            return Plan(load, Access(vector, 4 * quads * reach))
         case "channels_last_gradients_kernel":
             # 4 pixels of the input and, with a border, of grad_output; 4 of grad_input.
             vector = 4 * element

@@ -25,6 +25,9 @@ _DTYPES = (torch.bfloat16, torch.float32)
 _LAYOUTS = (torch.channels_last, torch.contiguous_format)
 # Kernel size, stride, dilation; the last is one that no specialised kernel computes.
 _KERNELS = ((3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (7, 1, 1), (3, 1, 2))
+# The contiguous input gradient of stride 2 has other kernels for other parities of the padding:
+# kernel size, padding.
+_OTHER_PADS = ((3, 0), (5, 1))
 # Where 5x5 and 7x7 of 16-bit types take other kernels: layout, channels, size.
 _OTHERS = (
     (torch.channels_last, 252, _SIZE),
@@ -77,6 +80,8 @@ def standard_launches() -> dict[str, Standard]:
         for size in _OTHER_SIZES:
             _add(found, dtype, torch.contiguous_format, 3, 1, 1, size=size)
         _add(found, dtype, torch.contiguous_format, 3, 2, 1, size=_STRIDED_SIZE)
+        for kernel, pad in _OTHER_PADS:
+            _add(found, dtype, torch.contiguous_format, kernel, 2, 1, passes=("dgrad",), pad=pad)
     for layout, channels, size in _OTHERS:
         for kernel in (5, 7):
             _add(found, torch.bfloat16, layout, kernel, 1, 1, channels, size)
@@ -158,17 +163,20 @@ def _operands(
     dilation: int,
     channels: int,
     size: int,
+    pad: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tuple[int, ...]]:
-    """Input, output and weight, which hold nothing, and the geometry."""
+    """Input, output and weight, which hold nothing, and the geometry; padding of half the kernel,
+    unless `pad` says another."""
 
     def image(size: int) -> torch.Tensor:
         shape = (_BATCH, channels, size, size)
         return torch.empty(shape, dtype=dtype, memory_format=layout)
 
-    pad = dilation * (kernel - 1) // 2
+    reach = dilation * (kernel - 1)
+    pad = reach // 2 if pad is None else pad
     weight = torch.empty((channels, 1, kernel, kernel), dtype=dtype)
     geometry = (stride, stride, pad, pad, pad, pad, dilation, dilation)
-    return image(size), image((size - 1) // stride + 1), weight, geometry
+    return image(size), image((size + 2 * pad - reach - 1) // stride + 1), weight, geometry
 
 
 def _add_hooked(
@@ -203,9 +211,10 @@ def _add(
     channels: int = _CHANNELS,
     size: int = _SIZE,
     passes: tuple[str, ...] = ("fwd", "dgrad", "wgrad", "grads"),
+    pad: int | None = None,
 ) -> None:
     input, output, weight, geometry = _operands(
-        dtype, layout, kernel, stride, dilation, channels, size
+        dtype, layout, kernel, stride, dilation, channels, size, pad
     )
     distinct = dtype.itemsize * (input.numel() + output.numel() + weight.numel())
     for pass_ in passes:

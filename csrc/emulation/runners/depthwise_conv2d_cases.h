@@ -110,6 +110,26 @@ void run_planes(bool small) {
   run({tall, Memory::kContiguous, Memory::kContiguous}, 1);
 }
 
+// Input gradients of stride 2: both parities of padding in each direction, up to more than the
+// kernel, widths of every remainder by the columns of a strip, rows that end a walk early.
+void run_strided_gradients(bool small) {
+  const Memory memories[] = {Memory::kContiguous, Memory::kChannelsLast, Memory::kOffset,
+                             Memory::kSliced};
+  unsigned number = 1;
+  for (int64_t kernel : {3, 5}) {
+    for (int64_t pad_top = 0; pad_top <= kernel + 1; pad_top += small ? 3 : 1) {
+      for (int64_t pad_left = 0; pad_left <= kernel + 1; ++pad_left) {
+        ++number;
+        auto p = square(kSpecializedTypes[number % 3], Memory::kContiguous, 2, 8,
+                        5 + number / 3 % 9, 8 + number % 7, kernel, 2, 0);
+        p.pad_top = pad_top, p.pad_left = pad_left;
+        p.pad_bottom = number / 2 % kernel, p.pad_right = number / 5 % kernel;
+        run({p, memories[number % 4], memories[number / 4 % 4]}, number);
+      }
+    }
+  }
+}
+
 // Views, and outputs in another format than inputs.
 void run_views() {
   using M = Memory;
@@ -414,6 +434,7 @@ void run_layers() {
 void run_smoke() {
   run_edge(true);
   run_planes(true);
+  run_strided_gradients(true);
   run_toeplitz(true);
   run_toeplitz_channels_last(true);
   run_toeplitz_large(true);
@@ -441,7 +462,7 @@ bool run_cases(const std::string& name) {
   const bool all = name == "all";
   if (name == "counted") return run_counted(), true;
   if (name == "smoke") return run_smoke(), true;
-  if (all || name == "edge") run_edge(false), run_planes(false);
+  if (all || name == "edge") run_edge(false), run_planes(false), run_strided_gradients(false);
   if (all || name == "toeplitz") run_toeplitz(false), run_toeplitz_large(false);
   if (all || name == "weight_grad_mma") run_weight_grad_mma(false);
   if (all || name == "toeplitz_channels_last") {
