@@ -182,8 +182,8 @@ __device__ __forceinline__ void multiply_cells(float (&sums)[kKernel][kPairs][4]
   }
 }
 
-// Calls function(0), ... function(kCount - 1), with constants.
-template <int kCount, typename Function, int... kNumbers>
+// Calls function(0), function(1), ... with constants.
+template <typename Function, int... kNumbers>
 __device__ __forceinline__ void unrolled(const Function& function,
                                          std::integer_sequence<int, kNumbers...>) {
   (function(std::integral_constant<int, kNumbers>()), ...);
@@ -260,10 +260,10 @@ __global__ void __launch_bounds__(kCellThreads, 2)
         if (unsigned(y + kNewest - p.pad_top) < height)
           detail::multiply_cells<kNewest>(sums, window, input + stage);
         free = stage;
-        stage = stage + stage_elements;
+        stage += stage_elements;
         if (stage == kCellStages * stage_elements) stage = 0;
       };
-      detail::unrolled<kKernel>(step, std::make_integer_sequence<int, kKernel>());
+      detail::unrolled(step, std::make_integer_sequence<int, kKernel>());
     }
   }
   ptx::cp_async_wait_all();
