@@ -14,6 +14,7 @@
 #include "depthwise_conv2d/depthwise_conv2d_tiling.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_transpose_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_wgrad_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_wgrad_mma_channels_last_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_wgrad_mma_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_wgrad_planes_launch.cuh"
 
@@ -281,7 +282,9 @@ inline int64_t grad_weight_splits(const DepthwiseConv2dProblem& p) {
   const int64_t cheap = p.batch * p.height * p.width / std::max<int64_t>(1, 40 * p.taps());
   // Blocks over planes are all resident at a time, and keep their sums in registers for long.
   int64_t wanted = 1;
-  if (p.layout == Layout::kChannelsLast) {
+  if (p.layout == Layout::kChannelsLast && has_channels_last_weight_grad_mma_kernel(p)) {
+    wanted = wanted_cell_splits(p);
+  } else if (p.layout == Layout::kChannelsLast) {
     wanted = ceil_div(kTargetBlocks, std::max<int64_t>(1, ceil_div(p.out_channels, 32)));
   } else if (has_weight_grad_mma_kernel(p)) {
     const int64_t blocks = weight_grad_mma_group_blocks(
@@ -383,9 +386,14 @@ cudaError_t launch_grad_weight(const DepthwiseConv2dProblem& p, const T* input,
     const bool channels_last = detail::has_channel_vectors(p.kernel_h, x, dy);
     const auto shape = detail::choose_weight_grad_shape(p, x, dy);
     if constexpr (sizeof(T) == 2) {
-      launched = !channels_last &&
-                 (has_weight_grad_mma_kernel(p) || shape == detail::PlaneShape::kNone) &&
-                 detail::launch_weight_grad_mma(images, p, x, dy, stream, &error);
+      if (detail::takes_weight_grad_cells(p, x, dy)) {
+        error = detail::launch_weight_grad_cells(images, p, stream);
+        launched = true;
+      } else {
+        launched = !channels_last &&
+                   (has_weight_grad_mma_kernel(p) || shape == detail::PlaneShape::kNone) &&
+                   detail::launch_weight_grad_mma(images, p, x, dy, stream, &error);
+      }
     }
     if (!launched && has_specialized_cuda_kernel(p) &&
         (channels_last || shape != detail::PlaneShape::kNone)) {

@@ -358,7 +358,8 @@ DepthwiseConv2dPlan plan_cuda(const DepthwiseConv2dProblem& p, DepthwiseConv2dPl
     plan.reason = "asked for by name; 16-bit multiply-adds at the memory bound need tensor cores";
     return plan;
   }
-  if (const char* reason = products ? channels_last_products(p, gradient) : nullptr) {
+  const bool cells = gradient && has_channels_last_weight_grad_mma_kernel(p);
+  if (const char* reason = products || cells ? channels_last_products(p, gradient) : nullptr) {
     plan.kernel = gradient ? Kernel::kCudaWeightGradMma : Kernel::kCudaToeplitz;
     plan.reason = reason;
     return plan;

@@ -7,6 +7,7 @@
 
 #include "depthwise_conv2d/depthwise_conv2d_toeplitz_launch.cuh"
 #include "depthwise_conv2d/depthwise_conv2d_transpose_kernel.cuh"
+#include "depthwise_conv2d/depthwise_conv2d_wgrad_mma_channels_last_launch.cuh"
 
 namespace effkern {
 
@@ -151,7 +152,8 @@ bool launch_toeplitz_or_copies(const DepthwiseImages<T>& images, int kernel_h, i
 template <typename T>
 PlaneCopies choose_weight_grad_copies(const DepthwiseConv2dProblem& p, const Image4<const T>& x,
                                       const Image4<const T>& dy) {
-  return copies_for_weight_grad(p) ? choose_plane_copies(x, dy) : PlaneCopies{};
+  const bool copies = copies_for_weight_grad(p) && !takes_weight_grad_cells(p, x, dy);
+  return copies ? choose_plane_copies(x, dy) : PlaneCopies{};
 }
 
 // The problem of some of the channels, as planes.

@@ -279,6 +279,10 @@ def plan(name: str) -> Plan:
         case "contiguous_wgrad_mma_kernel":
             # kMaxWeightGradMmaBytes of depthwise_conv2d_wgrad_mma_launch.cuh.
             return Plan(Access(16, 2, (8, 4, element)), sums, 46 << 10)
+        case "channels_last_wgrad_mma_kernel":
+            # 4 channels of a pixel of grad_output and of two of the input: WeightGradCopies. Five
+            # stages of 8 images of 4 cells: tile_cells.
+            return Plan(Access(8, 3), sums, 5 * 8448)
         case "contiguous_wgrad_kernel":
             # Runs of two tensors' planes, four vectors at a time.
             return Plan(Access(16, 8, (element,)), sums, _STAGED_BYTES)

@@ -140,6 +140,11 @@ def test_the_compiler_of_a_library(tmp_path):
             (4, 1, ()),
         ),
         (
+            "depthwise_conv2d_channels_last_wgrad_mma_kernel<bfloat16, 7>",
+            (8, 3, ()),
+            (4, 1, ()),
+        ),
+        (
             "depthwise_conv2d_toeplitz_kernel<bfloat16, 7, BiasActivation>",
             (16, 1, (8, 4, 2)),
             (4, 14, (2,)),

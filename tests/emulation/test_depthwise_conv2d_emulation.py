@@ -143,6 +143,15 @@ BREAKS = {
         r"thread (reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) "
         r"it at depthwise_conv2d_wgrad_mma_kernel\.cuh:\d+, no barrier between \[block",
     ),
+    "rows_of_cells_overwritten_before_they_are_read": Break(
+        "wgrad_mma_channels_last_kernel.cuh",
+        "        ptx::cp_async_wait<kCellStages - 2>();\n        __syncthreads();\n",
+        "        ptx::cp_async_wait<kCellStages - 2>();\n",
+        r"depthwise_conv2d_channels_last_wgrad_mma_kernel<\w+, \d>: race in shared memory: this "
+        r"thread (reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) "
+        r"it at depthwise_conv2d_wgrad_mma_channels_last_kernel\.cuh:\d+, no barrier between "
+        r"\[block",
+    ),
     "race_in_reduction_of_all_gradients": Break(
         "gradients_kernel.cuh",
         "    __syncthreads();\n    if (slot != 0",

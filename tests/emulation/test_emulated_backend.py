@@ -115,6 +115,28 @@ def test_an_explanation_of_channels_last_images_on_tensor_cores(kernel, reason, 
     assert halves["grad_weight"].kernel != "cuda_weight_grad_mma"
 
 
+@pytest.mark.parametrize("kernel", (5, 7))
+def test_an_explanation_of_the_weight_gradient_of_channels_last_images(kernel):
+    import torch
+
+    def explain(channels, dtype=torch.bfloat16):
+        shape, last = (2, channels, 7, 9), torch.channels_last
+        image = torch.empty(shape, dtype=dtype, memory_format=last)
+        weight = image.new_empty(channels, 1, kernel, kernel)
+        function = effkern.functional.depthwise_conv2d
+        with effkern.backend("cuda_emulated"):
+            plans = effkern.explain(function, image, weight, padding=kernel // 2).plans
+        return plans["grad_weight"]
+
+    products = explain(12)
+    assert products.kernel == "cuda_weight_grad_mma"
+    assert f"channels_last_wgrad_mma_kernel<bfloat16, {kernel}>" in products.code
+    assert "pairs of pixels" in products.reason
+    # 10 channels are no whole vectors of 4, and float32 has no such products.
+    assert explain(10).kernel == "cuda_weight_grad_channels_last"
+    assert explain(12, torch.float32).kernel == "cuda_weight_grad_channels_last"
+
+
 @pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
 @pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
 @pytest.mark.parametrize(

@@ -371,6 +371,35 @@ void run_weight_grad_mma(bool small) {
   }
 }
 
+// The same of channels_last images: images side by side that fill the products and do not, column
+// and row tiles, channels that are no whole blocks or vectors of 8.
+void run_weight_grad_mma_channels_last(bool small) {
+  struct Size {
+    int64_t n, c, h, w;
+  };
+  const std::vector<Size> sizes =
+      small ? std::vector<Size>{{9, 12, 5, 7}, {1, 4, 60, 20}}
+            : std::vector<Size>{{9, 12, 5, 7},  {1, 4, 150, 40},  {2, 20, 30, 66}, {19, 4, 8, 9},
+                                {1, 8, 6, 200}, {3, 36, 10, 112}, {70, 4, 2, 1},   {5, 16, 19, 10}};
+  const Memory memories[] = {Memory::kChannelsLast, Memory::kSlicedChannels};
+  unsigned number = 0;
+  for (int64_t kernel : {5, 7}) {
+    for (const Size& size : sizes) {
+      for (int variant = 0; variant < (small ? 1 : 2); ++variant) {
+        ++number;
+        auto p = square(number % 3 ? DType::kBFloat16 : DType::kFloat16, Memory::kChannelsLast,
+                        size.n, size.c, size.h, size.w, kernel, 1, kernel / 2);
+        if (variant == 1) {
+          p.pad_left = number % (kernel + 2), p.pad_right = kernel - 1;
+          p.pad_top = number / 2 % (kernel + 2), p.pad_bottom = kernel - 1;
+        }
+        p.has_bias = variant == 0;
+        run({p, memories[number % 2], memories[number / 2 % 2]}, number);
+      }
+    }
+  }
+}
+
 void run_empty() {
   for (DType dtype : kAllTypes) {
     for (Memory memory : kDense) {
@@ -440,6 +469,7 @@ void run_smoke() {
   run_toeplitz_large(true);
   run_toeplitz_channels_last_large(true);
   run_weight_grad_mma(true);
+  run_weight_grad_mma_channels_last(true);
   for (const auto& [input, output] : {std::pair(Memory::kSliced, Memory::kSliced),
                                       std::pair(Memory::kPermuted, Memory::kOffset)}) {
     auto p = square(DType::kFloat32, input, 2, 3, 6, 9, 3, 1, 1);
@@ -464,7 +494,9 @@ bool run_cases(const std::string& name) {
   if (name == "smoke") return run_smoke(), true;
   if (all || name == "edge") run_edge(false), run_planes(false), run_strided_gradients(false);
   if (all || name == "toeplitz") run_toeplitz(false), run_toeplitz_large(false);
-  if (all || name == "weight_grad_mma") run_weight_grad_mma(false);
+  if (all || name == "weight_grad_mma") {
+    run_weight_grad_mma(false), run_weight_grad_mma_channels_last(false);
+  }
   if (all || name == "toeplitz_channels_last") {
     run_toeplitz_channels_last(false), run_toeplitz_channels_last_large(false);
   }
