@@ -135,6 +135,14 @@ BREAKS = {
         r"thread (reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) "
         r"it at depthwise_conv2d_\w+\.cuh:\d+, no barrier between \[block",
     ),
+    "results_before_the_last_have_been_copied": Break(
+        "grad_input_planes_kernel.cuh",
+        "    // Also: the last results have been copied.\n    __syncthreads();\n",
+        "",
+        r"depthwise_conv2d_contiguous_grad_input_kernel<\w+, \d, \w+>: race in shared memory: this "
+        r"thread (reads|writes) byte \d+ of dynamic shared memory, thread \(\d+,0,0\) (wrote|read) "
+        r"it at depthwise_conv2d_\w+\.cuh:\d+, no barrier between \[block",
+    ),
     "rows_multiplied_before_they_are_copied": Break(
         "wgrad_mma_kernel.cuh",
         "    ptx::cp_async_wait_all();\n    __syncthreads();\n",
