@@ -60,8 +60,10 @@ def test_every_pass_layout_and_kernel_is_predicted(results):
         assert row["time_us"] >= max(row["terms_us"].values()) / row["launches"]
         # No kernel beats the bytes that it has to move.
         assert row["over_floor"] > 1
-        # Nine multiply-adds and as many other instructions, up to a few thousand.
-        assert 9 < row["instructions_per_output"] < 5000
+        # More than the multiply-adds of a 3x3 kernel, which an input gradient of stride 2 shares
+        # among four positions, and up to a few thousand.
+        shared = 4 if row["pass"] == "dgrad" and "s2" in row["layer"] else 1
+        assert 9 / shared < row["instructions_per_output"] < 5000
         assert 0 < row["multiply_add_share"] < 1 and 0 < row["occupancy"] <= 1
         assert row["registers"] <= 255
 

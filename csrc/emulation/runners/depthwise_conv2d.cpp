@@ -234,6 +234,9 @@ void run(const Case& c, unsigned seed) {
   }
 }
 
+#include "emulation/runners/depthwise_conv2d_problems.h"
+#include "emulation/runners/depthwise_conv2d_tensor_core_cases.h"
+// Goes through both lists.
 #include "emulation/runners/depthwise_conv2d_cases.h"
 
 }  // namespace
