@@ -15,7 +15,7 @@ from .block_contenders import contenders, limits
 from .block_options import Options
 from .block_workloads import MODELS
 from .cells import add_rates
-from .contenders import LABELS, missing
+from .contenders import LABELS, failed, missing
 from .micro import UNITS
 
 
@@ -52,7 +52,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         "units": UNITS | {"flops": "of convolutions and matrix products, two per multiply-add"},
         "scope": "quick" if options.quick else "full" if options.full else "default",
         "covers_default": set(MODELS) <= set(options.models) and not options.quick,
-        "failed": any(row["failure"] for row in cells),
+        "failed": failed(cells),
         "load_average": load,
         "options": {"models": options.models, "batches": options.batches, "cold": False},
         "machine": machine.facts("cpu"),

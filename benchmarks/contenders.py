@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -31,6 +32,12 @@ LABELS = {
     "effkern_triton_channels_last": "effkern Triton channels_last",
 }
 PEERS = ("torch", "torch.compile", *runtimes.REQUIRED)
+
+
+def failed(cells: list[dict[str, Any]]) -> bool:
+    """Whether a result of effkern or torch was wrong, or a call raised. Another runtime's has no
+    time and is named by the report, and the run stands."""
+    return any(row["failure"] and row["contender"] not in runtimes.REQUIRED for row in cells)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from . import allocator, ceilings, machine, memory, overhead
 from .cells import add_rates, measure
-from .contenders import LABELS, closing, contenders, limits, missing
+from .contenders import LABELS, closing, contenders, failed, limits, missing
 from .options import Options, largest_per_kind
 from .problem import DTYPES, Problem
 
@@ -90,7 +90,7 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         "units": UNITS,
         "scope": options.scope,
         "covers_default": options.covers_default,
-        "failed": any(row["failure"] for _, row in cells),
+        "failed": failed([row for _, row in cells]),
         "load_average": load,
         "options": options.to_json(),
         "machine": machine.facts(options.device),

@@ -16,15 +16,13 @@ from .ops.convnext_block import cuda_backend as convnext_cuda
 from .ops.convnext_block import triton_backend as convnext_triton
 from .ops.depthwise_conv2d import triton_inference
 from .ops.depthwise_conv2d.arguments import Params, resolve
-from .ops.fused_mbconv import takes_winograd
+from .ops.fused_mbconv.dense import dense_kernel
 from .ops.mbconv import cuda_backend as mbconv_cuda
 from .ops.mbconv import pixels
 from .ops.mbconv import triton_backend as mbconv_triton
 from .plans import Explanation, Plan
 
 _REASONS = {
-    "fused_mbconv": "Winograd's F(2x2, 3x3), activation, projection and residual of a block of "
-    "pixels in the cache",
     "mbconv": "a few images at a time; bias, activation, gate and residual are in the products' "
     "registers, the sums of squeeze-and-excitation in the depthwise kernel",
     "convnext_block": "LayerNorm in the depthwise kernel; pixels in chunks whose wide activations "
@@ -87,7 +85,7 @@ def explain_block(function: Callable[..., Tensor], *args: Any, **kwargs: Any) ->
         **{"has_bias": True, "activation": given["activation"]},
     }
     unknown: dict[str, Any] = dict.fromkeys(field.name for field in fields(Plan))
-    choice = _choice(op, given, tensors, params, problem)
+    choice = _choice(op, given, tensors, params, problem, batch * out_h * out_w)
     plan = Plan(**(unknown | {"bytes": moved, "flops": 2 * batch * macs} | choice))
     return Explanation(op, problem, {"forward": plan})
 
@@ -107,9 +105,14 @@ def _triton_plan(op: str, given: dict[str, Any], problem: dict[str, Any]) -> dic
 
 
 def _choice(
-    op: str, given: dict[str, Any], tensors: list[Tensor], params: Params, problem: dict[str, Any]
+    op: str,
+    given: dict[str, Any],
+    tensors: list[Tensor],
+    params: Params,
+    problem: dict[str, Any],
+    pixel_count: int,
 ) -> dict[str, Any]:
-    """Backend, kernel and reason."""
+    """Backend, kernel and reason, for so many pixels of output."""
     backend = registry.current()
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if op == "fused_mbconv" and backend in _GPU and not differentiated:
@@ -131,7 +134,5 @@ def _choice(
         }
     if op != "fused_mbconv":
         return {"backend": "cpu", "kernel": _KERNELS[op], "reason": _REASONS[op]}
-    if takes_winograd(given["expand_weight"], params, tensors[0].dtype):
-        return {"backend": "cpu", "kernel": "winograd", "reason": _REASONS[op]}
-    reason = "Winograd's form is for 3x3, stride 1, 8 channels and more; a few images at a time"
-    return {"backend": "cpu", "kernel": "aten::convolution, pointwise", "reason": reason}
+    dense = dense_kernel(given["expand_weight"], params, pixel_count, tensors[0].dtype)
+    return {"backend": "cpu", "kernel": dense.name, "reason": dense.reason}

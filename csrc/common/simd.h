@@ -83,13 +83,6 @@ EFFKERN_INLINE P opaque(P value) {
   return value;
 }
 
-// NaN stays NaN, as in torch's clamp and relu.
-template <class A>
-EFFKERN_INLINE Vec<A> clamp(Vec<A> v, Vec<A> lo, Vec<A> hi) {
-  v = v < lo ? lo : v;
-  return v > hi ? hi : v;
-}
-
 EFFKERN_INLINE float to_acc(float v) { return v; }
 EFFKERN_INLINE double to_acc(double v) { return v; }
 EFFKERN_INLINE float to_acc(BFloat16 v) {
@@ -491,3 +484,5 @@ EFFKERN_INLINE void transpose(Vec<double> (&rows)[kLanes<double>]) {
 
 }  // namespace EFFKERN_ISA
 }  // namespace effkern
+
+#include "common/simd_clamp.h"

@@ -74,7 +74,7 @@ EFFKERN_INLINE Vec<float> vsilu(Vec<float> x) {
   typedef Vector<float>::mask Int;
   // From there on 1 + exp(-x) is 1.
   const Vec<float> least = splat(-86.6f);
-  const Vec<float> c = -x < least ? least : -x;
+  const Vec<float> c = at_least<float>(-x, least);
   const Vec<float> magic = splat(12582912.0f);
   const Vec<float> shifted = c * 1.44269504088896341f + magic;
   const Vec<float> n = shifted - magic;
@@ -116,7 +116,7 @@ EFFKERN_INLINE Vec<A> activate(Vec<A> x, Activation activation) {
     case Activation::kNone:
       return x;
     case Activation::kReLU:
-      return x < zero ? zero : x;
+      return at_least<A>(x, zero);
     case Activation::kReLU6:
       return clamp<A>(x, zero, six);
     case Activation::kSiLU:

@@ -28,26 +28,42 @@ struct LaneSums {
   static constexpr int L = kLanes<A>;
   double sum[V * L] = {}, squares[V * L] = {};
 
-  // `count` pixels, `step` elements apart, of which the last vector has `last` elements.
+  // `rows` rows of `count` pixels, `pitch` and `step` elements apart, of which the last vector has
+  // `last` elements. Chains go on from one short row to the next.
   template <bool kPart>
-  void add(const T* p, int64_t count, int64_t step, int64_t last) {
+  void add(const T* block, int64_t rows, int64_t pitch, int64_t count, int64_t step, int64_t last) {
     static_assert(V == 1 || !kPart);
-    while (count > 0) {
-      Vec<A> s[V] = {}, q[V] = {};
-      for (int64_t end = max64(count - kSumChain, 0); count > end; --count, p += step) {
+    Vec<A> s[V] = {}, q[V] = {};
+    int64_t chain = 0;
+    for (int64_t r = 0; r < rows; ++r, block += pitch) {
+      const T* p = block;
+      for (int64_t left = count; left > 0;) {
+        const int64_t now = min64(left, kSumChain - chain);
+        for (int64_t i = 0; i < now; ++i, p += step) {
 #pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          const Vec<A> x = kPart ? load_upto(p, last) : load(p + v * L);
-          s[v] += x;
-          if (kSquares) q[v] += x * x;
+          for (int v = 0; v < V; ++v) {
+            const Vec<A> x = kPart ? load_upto(p, last) : load(p + v * L);
+            s[v] += x;
+            if (kSquares) q[v] += x * x;
+          }
         }
+        left -= now;
+        chain += now;
+        if (chain == kSumChain) flush(s, q, &chain);
       }
-#pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) {
-        add_wide(sum + v * L, s[v]);
-        if (kSquares) add_wide(squares + v * L, q[v]);
-      }
+      if (chain > 0 && count > kSumChain) flush(s, q, &chain);
     }
+    if (chain > 0) flush(s, q, &chain);
+  }
+
+  void flush(Vec<A> (&s)[V], Vec<A> (&q)[V], int64_t* chain) {
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      add_wide(sum + v * L, s[v]);
+      if (kSquares) add_wide(squares + v * L, q[v]);
+      s[v] = q[v] = Vec<A>{};
+    }
+    *chain = 0;
   }
 
   // The lanes of a row of pixels, in pairs.
@@ -111,16 +127,12 @@ class OutputSums {
   template <int V, bool kSquares>
   void add_channels(const T* block, int64_t rows, int64_t cols, int64_t c) {
     const int64_t last = min64(L, count_ - c);
+    const Strides4& strides = t_.output_strides;
     LaneSums<T, V, kSquares> lanes;
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* p = block + r * t_.output_strides.h + c;
-      if constexpr (V == 1) {
-        if (last < L) {
-          lanes.template add<true>(p, cols, t_.output_strides.w, last);
-          continue;
-        }
-      }
-      lanes.template add<false>(p, cols, t_.output_strides.w, L);
+    if (V > 1 || last == L) {
+      lanes.template add<false>(block + c, rows, strides.h, cols, strides.w, L);
+    } else if constexpr (V == 1) {
+      lanes.template add<true>(block + c, rows, strides.h, cols, strides.w, last);
     }
     for (int64_t i = 0; i < (V == 1 ? last : V * L); ++i) {
       slot_[c + i] += lanes.sum[i];
@@ -134,20 +146,16 @@ class OutputSums {
     const int64_t whole = cols >= 16 * L ? cols / (4 * L) : 0;
     if (whole > 0) {
       LaneSums<T, 4, kSquares> lanes;
-      for (int64_t r = 0; r < rows; ++r) {
-        lanes.template add<false>(plane + r * t_.output_strides.h, whole, 4 * L, L);
-      }
+      lanes.template add<false>(plane, rows, t_.output_strides.h, whole, 4 * L, L);
       add_total(lanes, c);
       if (cols == whole * 4 * L) return;
       plane += whole * 4 * L;
       cols -= whole * 4 * L;
     }
     LaneSums<T, 1, kSquares> lanes;
-    for (int64_t r = 0; r < rows; ++r) {
-      const T* p = plane + r * t_.output_strides.h;
-      lanes.template add<false>(p, cols / L, L, L);
-      lanes.template add<true>(p + cols / L * L, cols % L > 0, L, cols % L);
-    }
+    const int64_t pitch = t_.output_strides.h;
+    lanes.template add<false>(plane, rows, pitch, cols / L, L, L);
+    lanes.template add<true>(plane + cols / L * L, rows, pitch, cols % L > 0, L, cols % L);
     add_total(lanes, c);
   }
 

@@ -6,8 +6,8 @@
 namespace effkern {
 
 const FusedMBConvKernels& fused_mbconv_kernels_avx2() {
-  static constexpr FusedMBConvKernels kernels{avx2::kPanel, &avx2::winograd_scratch,
-                                              &avx2::winograd_pack, &avx2::winograd};
+  static constexpr FusedMBConvKernels kernels{avx2::kPanel, &avx2::fused_scratch, &avx2::fused_pack,
+                                              &avx2::fused_blocks};
   return kernels;
 }
 

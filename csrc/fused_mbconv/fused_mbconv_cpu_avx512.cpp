@@ -8,8 +8,8 @@
 namespace effkern {
 
 const FusedMBConvKernels& fused_mbconv_kernels_avx512() {
-  static constexpr FusedMBConvKernels kernels{avx512::kPanel, &avx512::winograd_scratch,
-                                              &avx512::winograd_pack, &avx512::winograd};
+  static constexpr FusedMBConvKernels kernels{avx512::kPanel, &avx512::fused_scratch,
+                                              &avx512::fused_pack, &avx512::fused_blocks};
   return kernels;
 }
 

@@ -6,8 +6,8 @@
 namespace effkern {
 
 const FusedMBConvKernels& fused_mbconv_kernels_baseline() {
-  static constexpr FusedMBConvKernels kernels{baseline::kPanel, &baseline::winograd_scratch,
-                                              &baseline::winograd_pack, &baseline::winograd};
+  static constexpr FusedMBConvKernels kernels{baseline::kPanel, &baseline::fused_scratch,
+                                              &baseline::fused_pack, &baseline::fused_blocks};
   return kernels;
 }
 

@@ -2,305 +2,49 @@
 #pragma GCC optimize("no-tree-loop-distribute-patterns")
 #include "fused_mbconv/fused_mbconv_cpu.h"
 #include "pointwise/pointwise_cpu_isa.h"
+// Parts of this file.
+#include "fused_mbconv/fused_mbconv_cpu_block.h"
+#include "fused_mbconv/fused_mbconv_cpu_direct.h"
+#include "fused_mbconv/fused_mbconv_cpu_winograd.h"
 
 namespace effkern {
 namespace EFFKERN_ISA {
 
-// Points of a tile in Winograd's domain; pixels of the image that it reads.
-constexpr int kPoints = 16;
-// Tiles whose products are kept until they are transformed: 12 KiB with AVX2.
-constexpr int kGroup = 12;
-
-// B^T d B.
-EFFKERN_INLINE void transform_input(Vec<float> (&d)[4][4]) {
-  const auto rows = [](Vec<float>& a, Vec<float>& b, Vec<float>& c, Vec<float>& e)
-                        __attribute__((always_inline)) {
-                          const Vec<float> b0 = b;
-                          a = a - c;
-                          b = b0 + c;
-                          c = c - b0;
-                          e = b0 - e;
-                        };
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) rows(d[0][i], d[1][i], d[2][i], d[3][i]);
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) rows(d[i][0], d[i][1], d[i][2], d[i][3]);
+template <class Function>
+EFFKERN_INLINE void with_convolution(const FusedMBConvTask& task, const Function& function) {
+  if (task.winograd()) return function(Winograd{});
+  function(Direct{});
 }
 
-// A^T m A, in the first two rows and columns.
-EFFKERN_INLINE void transform_output(Vec<float> (&m)[4][4]) {
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const Vec<float> sum = m[1][i] + m[2][i], difference = m[1][i] - m[2][i];
-    m[0][i] += sum;
-    m[1][i] = difference - m[3][i];
-  }
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const Vec<float> sum = m[i][1] + m[i][2], difference = m[i][1] - m[i][2];
-    m[i][0] += sum;
-    m[i][1] = difference - m[i][3];
-  }
+inline int64_t fused_scratch(const FusedMBConvTask& task) {
+  int64_t size = 0;
+  with_convolution(task, [&](auto kind) { size = scratch_of<decltype(kind)>(task).end; });
+  return size;
 }
 
-// G g G^T; one step of it along an axis.
-EFFKERN_INLINE void transform_taps(const Vec<float> (&g)[3], Vec<float>* u, int step) {
-  const Vec<float> half = 0.5f * (g[0] + g[2]), middle = 0.5f * g[1];
-  u[0] = g[0];
-  u[step] = half + middle;
-  u[2 * step] = half - middle;
-  u[3 * step] = g[2];
-}
-EFFKERN_INLINE void transform_weight(const Vec<float> (&g)[3][3], Vec<float> (&u)[kPoints]) {
-  Vec<float> columns[3][4];
-#pragma GCC unroll 3
-  for (int j = 0; j < 3; ++j) {
-    const Vec<float> taps[3] = {g[0][j], g[1][j], g[2][j]};
-    transform_taps(taps, columns[j], 1);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const Vec<float> taps[3] = {columns[0][i], columns[1][i], columns[2][i]};
-    transform_taps(taps, u + 4 * i, 1);
-  }
-}
-
-// The weights of a panel of hidden channels: [kPoints][in_channels][kPanel].
-template <class T>
-void transform_panel(const FusedMBConvTask& t, int64_t index) {
-  const Strides4& s = t.weight_strides;
-  float* panel = t.transformed + index * kPanel * kPoints * t.in_channels;
-  for (int64_t j = 0; j < kPanel; j += kLane) {
-    const int64_t first = index * kPanel + j;
-    for (int64_t c = 0; c < t.in_channels; c += kLane) {
-      const int64_t n = min64(kLane, t.in_channels - c);
-      Vec<float> block[kPoints][kLane];
-      for (int i = 0; i < kLane; ++i) {
-        Vec<float> g[3][3] = {}, u[kPoints];
-        if (first + i < t.hidden) {
-          const T* weight = static_cast<const T*>(t.weight) + (first + i) * s.n + c;
-          for (int y = 0; y < 3; ++y) {
-            for (int x = 0; x < 3; ++x) g[y][x] = load_upto(weight + y * s.h + x * s.w, n);
-          }
+inline void fused_pack(const FusedMBConvTask& task, int64_t begin, int64_t end) {
+  const int64_t hidden_panels = (task.hidden + kPanel - 1) / kPanel;
+  with_convolution(task, [&](auto kind) {
+    with_type(task.dtype, [&](auto* type) {
+      using T = Plain<decltype(type)>;
+      for (int64_t i = begin; i < end; ++i) {
+        if (i < hidden_panels) {
+          decltype(kind)::template pack<T>(task, i);
+        } else {
+          pack_rows<T>(task.project_weight, task.project_stride, task.out_channels, task.hidden,
+                       i - hidden_panels, task.projection);
         }
-        transform_weight(g, u);
-        for (int p = 0; p < kPoints; ++p) block[p][i] = u[p];
       }
-      for (int p = 0; p < kPoints; ++p) {
-        transpose(block[p]);
-        float* to = panel + (p * t.in_channels + c) * kPanel + j;
-        for (int64_t i = 0; i < n; ++i) store(to + i * kPanel, block[p][i]);
-      }
-    }
-  }
-}
-
-template <class T>
-void winograd_pack_panels(const FusedMBConvTask& t, int64_t begin, int64_t end) {
-  const int64_t hidden_panels = (t.hidden + kPanel - 1) / kPanel;
-  for (int64_t index = begin; index < end; ++index) {
-    if (index < hidden_panels) {
-      transform_panel<T>(t, index);
-      continue;
-    }
-    const int64_t o = (index - hidden_panels) * kPanel;
-    const T* weight = static_cast<const T*>(t.project_weight) + o * t.project_stride;
-    pack_panel<T, kPanelVectors>(weight, t.project_stride, min64(kPanel, t.out_channels - o),
-                                 t.hidden, nullptr, t.projection + o * t.hidden);
-  }
-}
-
-// A block of tiles of an image: tile `first` + i is at (row, column) of the output.
-struct Block {
-  int64_t image, first, tiles;
-};
-EFFKERN_INLINE int64_t row_of(const FusedMBConvTask& t, int64_t tile) {
-  return tile / t.tiles_w() * 2;
-}
-EFFKERN_INLINE int64_t column_of(const FusedMBConvTask& t, int64_t tile) {
-  return tile % t.tiles_w() * 2;
-}
-
-// [kPoints][tiles][in_channels] from the image; `zeros` are in_channels of them.
-template <class T>
-void transform_pixels(const FusedMBConvTask& t, const Block& b, const T* zeros, float* out) {
-  const FusedMBConvTask::Strides& s = t.input_strides;
-  const T* image = static_cast<const T*>(t.input) + b.image * s.image;
-  for (int64_t i = 0; i < b.tiles; ++i) {
-    const int64_t y0 = row_of(t, b.first + i) - t.pad_top;
-    const int64_t x0 = column_of(t, b.first + i) - t.pad_left;
-    const T* pixel[4][4];
-    for (int y = 0; y < 4; ++y) {
-      for (int x = 0; x < 4; ++x) {
-        const bool inside = y0 + y >= 0 && y0 + y < t.height && x0 + x >= 0 && x0 + x < t.width;
-        pixel[y][x] = inside ? image + (y0 + y) * s.row + (x0 + x) * s.pixel : zeros;
-      }
-    }
-    for (int64_t c = 0; c < t.in_channels; c += kLane) {
-      const int64_t n = min64(kLane, t.in_channels - c);
-      Vec<float> d[4][4];
-#pragma GCC unroll 16
-      for (int p = 0; p < kPoints; ++p) d[p / 4][p % 4] = load_upto(pixel[p / 4][p % 4] + c, n);
-      transform_input(d);
-#pragma GCC unroll 16
-      for (int p = 0; p < kPoints; ++p) {
-        store_upto(out + (p * t.block_tiles + i) * t.in_channels + c, d[p / 4][p % 4], n);
-      }
-    }
-  }
-}
-
-// `count` tiles from `first` of the block on, V vectors of a panel: their products in Winograd's
-// domain to [kPoints][kGroup][V * kLane].
-template <int M, int V>
-void multiply_group(const FusedMBConvTask& t, const float* pixels, const float* panel,
-                    int64_t first, int64_t count, float* products) {
-  static_assert(V == kPanelVectors, "as wide as the rows of the products");
-  const int64_t channels = t.in_channels;
-  for (int p = 0; p < kPoints; ++p) {
-    const float* rows = pixels + (p * t.block_tiles + first) * channels;
-    const float* weights = panel + p * channels * kPanel;
-    float* to = products + p * kGroup * kPanel;
-    for_each_tile<M>(count, [&](int64_t i, int64_t size) __attribute__((always_inline)) {
-      multiply<M, V>({rows + i * channels, channels, weights, channels, nullptr, to + i * kPanel},
-                     size);
     });
-  }
-}
-
-// Bias and activation, to rows of `pitch`: pixel q of tile i is row 4 * i + q.
-EFFKERN_INLINE void finish_group(const float* products, int64_t count, int64_t channels,
-                                 const float* bias, Activation activation, float* rows,
-                                 int64_t pitch) {
-  with_activation<float>(activation, [&](auto activate) __attribute__((always_inline)) {
-    for (int64_t c = 0; c < channels; c += kLane) {
-      const int64_t n = min64(kLane, channels - c);
-      const Vec<float> shift = load(bias + c);
-      for (int64_t i = 0; i < count; ++i) {
-        Vec<float> m[4][4];
-#pragma GCC unroll 16
-        for (int p = 0; p < kPoints; ++p) {
-          m[p / 4][p % 4] = load(products + (p * kGroup + i) * kPanel + c);
-        }
-        transform_output(m);
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; ++q) {
-          store_upto(rows + (4 * i + q) * pitch + c, activate(m[q / 2][q % 2] + shift), n);
-        }
-      }
-    }
   });
 }
 
-// Rows of the block to their pixels, and the residual.
-template <class T>
-void store_pixels(const FusedMBConvTask& t, const Block& b, const float* rows) {
-  const FusedMBConvTask::Strides &so = t.output_strides, &sr = t.residual_strides;
-  for (int64_t i = 0; i < b.tiles; ++i) {
-    for (int q = 0; q < 4; ++q) {
-      const int64_t y = row_of(t, b.first + i) + q / 2, x = column_of(t, b.first + i) + q % 2;
-      if (y >= t.out_height || x >= t.out_width) continue;
-      const float* row = rows + (4 * i + q) * t.out_channels;
-      T* out = static_cast<T*>(t.output) + b.image * so.image + y * so.row + x * so.pixel;
-      const T* added = static_cast<const T*>(t.residual);
-      if (added) added += b.image * sr.image + y * sr.row + x * sr.pixel;
-      for (int64_t c = 0; c < t.out_channels; c += kLane) {
-        const int64_t n = min64(kLane, t.out_channels - c);
-        Vec<float> v = load_upto(row + c, n);
-        if (added) v += load_upto(added + c, n);
-        store_upto(out + c, v, n);
-      }
-    }
-  }
-}
-
-// In the order in which they lie in a thread's memory.
-struct Scratch {
-  int64_t zeros, bias, pixels, products, expanded, rows, end;
-};
-EFFKERN_INLINE Scratch scratch_of(const FusedMBConvTask& t) {
-  Scratch s;
-  s.zeros = 0;
-  s.bias = s.zeros + t.in_channels + kLane;
-  s.pixels = s.bias + (t.hidden + kPanel) / kPanel * kPanel + t.out_channels + kPanel;
-  s.products = s.pixels + kPoints * t.block_tiles * t.in_channels;
-  s.expanded = s.products + kPoints * kGroup * kPanel;
-  s.rows = s.expanded + 4 * t.block_tiles * t.hidden;
-  s.end = s.rows + (t.project_weight ? 4 * t.block_tiles * t.out_channels : 0) + kLane;
-  return s;
-}
-
-inline int64_t winograd_scratch(const FusedMBConvTask& t) { return scratch_of(t).end; }
-
-template <class T>
-void widen_bias(const void* bias, int64_t count, float* out) {
-  const T* from = static_cast<const T*>(bias);
-  for (int64_t c = 0; c < count; ++c) out[c] = from ? to_acc(from[c]) : 0.0f;
-}
-
-template <class T>
-void winograd_blocks(const FusedMBConvTask& t, int64_t begin, int64_t end, float* scratch) {
-  const Scratch s = scratch_of(t);
-  T* zeros = reinterpret_cast<T*>(scratch + s.zeros);
-  memset(zeros, 0, static_cast<size_t>(t.in_channels) * sizeof(T));
-  float *bias = scratch + s.bias, *project_bias = bias + (t.hidden + kPanel) / kPanel * kPanel;
-  widen_bias<T>(t.bias, t.hidden, bias);
-  widen_bias<T>(t.project_bias, t.out_channels, project_bias);
-  float *pixels = scratch + s.pixels, *products = scratch + s.products;
-  float *expanded = scratch + s.expanded, *rows = t.project_weight ? scratch + s.rows : expanded;
-  const int64_t blocks = (t.tiles() + t.block_tiles - 1) / t.block_tiles;
-  for (int64_t index = begin; index < end; ++index) {
-    Block b{index / blocks, index % blocks * t.block_tiles, 0};
-    b.tiles = min64(t.block_tiles, t.tiles() - b.first);
-    transform_pixels<T>(t, b, zeros, pixels);
-    for (int64_t c = 0; c < t.hidden; c += kPanel) {
-      const int64_t n = min64(kPanel, t.hidden - c);
-      const float* panel = t.transformed + c * kPoints * t.in_channels;
-      for (int64_t i = 0; i < b.tiles; i += kGroup) {
-        const int64_t count = min64(kGroup, b.tiles - i);
-        multiply_group<kTilePixels, kPanelVectors>(t, pixels, panel, i, count, products);
-        finish_group(products, count, n, bias + c, t.activation, expanded + 4 * i * t.hidden + c,
-                     t.hidden);
-      }
-    }
-    if (t.project_weight) {
-      for (int64_t o = 0; o < t.out_channels; o += kPanel) {
-        const Epilogue<float> e{nullptr,
-                                project_bias + o,
-                                nullptr,
-                                0,
-                                rows + o,
-                                t.out_channels,
-                                min64(kPanel, t.out_channels - o),
-                                Activation::kNone};
-        pointwise_block<kTilePixels, kPanelVectors>(expanded, t.hidden, t.projection + o * t.hidden,
-                                                    t.hidden, e, 4 * b.tiles);
-      }
-    }
-    store_pixels<T>(t, b, rows);
-  }
-}
-
-inline void winograd_pack(const FusedMBConvTask& task, int64_t begin, int64_t end) {
-  switch (task.dtype) {
-    case DType::kFloat16:
-      return winograd_pack_panels<Half>(task, begin, end);
-    case DType::kBFloat16:
-      return winograd_pack_panels<BFloat16>(task, begin, end);
-    default:
-      return winograd_pack_panels<float>(task, begin, end);
-  }
-}
-
-inline void winograd(const FusedMBConvTask& task, int64_t begin, int64_t end, float* scratch) {
-  switch (task.dtype) {
-    case DType::kFloat16:
-      return winograd_blocks<Half>(task, begin, end, scratch);
-    case DType::kBFloat16:
-      return winograd_blocks<BFloat16>(task, begin, end, scratch);
-    default:
-      return winograd_blocks<float>(task, begin, end, scratch);
-  }
+inline void fused_blocks(const FusedMBConvTask& task, int64_t begin, int64_t end, float* scratch) {
+  with_convolution(task, [&](auto kind) {
+    with_type(task.dtype, [&](auto* type) {
+      run_blocks<Plain<decltype(type)>, decltype(kind)>(task, begin, end, scratch);
+    });
+  });
 }
 
 }  // namespace EFFKERN_ISA

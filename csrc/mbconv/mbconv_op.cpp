@@ -10,12 +10,14 @@
 
 // Images are contiguous or channels_last, matrices and vectors without gaps. With norm_scale and
 // norm_shift, (E,), what is projected is activation(norm_scale * gate * d + norm_shift) for the
-// depthwise convolution d, else gate * activation(d).
+// depthwise convolution d, else gate * activation(d). expand_packed and project_packed are what
+// _pack_pointwise makes of the weights of that name, or nothing.
 #define EFFKERN_MBCONV_SCHEMA                                                                   \
   "_mbconv(Tensor input, Tensor? expand_weight, Tensor? expand_bias, Tensor depthwise_weight, " \
   "Tensor? depthwise_bias, Tensor? reduce_weight, Tensor? reduce_bias, Tensor? gate_weight, "   \
   "Tensor? gate_bias, Tensor? norm_scale, Tensor? norm_shift, Tensor project_weight, Tensor? "  \
-  "project_bias, Tensor? residual, " EFFKERN_GEOMETRY_SCHEMA                                    \
+  "project_bias, Tensor? expand_packed, Tensor? project_packed, Tensor? "                       \
+  "residual, " EFFKERN_GEOMETRY_SCHEMA                                                          \
   ", int activation, int reduce_activation, bool hard_gate) -> Tensor"
 
 namespace effkern {
@@ -54,9 +56,9 @@ struct SqueezeExcite {
     const Tensor reduced = vectors(like, rows, TensorView(*reduce_weight).sizes[0]);
     kernels.round(static_cast<const float*>(sums.data()), 1.0f / static_cast<float>(pixels),
                   TensorView(means).mutable_data(), dtype, rows * channels);
-    run_pointwise(
-        pointwise_task(means, *reduce_weight, {}, *reduce_bias, {}, reduce_activation, reduced));
-    run_pointwise(pointwise_task(reduced, *gate_weight, {}, *gate_bias, {}, 0, gates));
+    run_pointwise(pointwise_task(means, *reduce_weight, {}, {}, *reduce_bias, {}, reduce_activation,
+                                 reduced));
+    run_pointwise(pointwise_task(reduced, *gate_weight, {}, {}, *gate_bias, {}, 0, gates));
     kernels.gate(TensorView(gates).mutable_data(), dtype, rows, channels, hard, scale);
     return gates;
   }
@@ -68,7 +70,8 @@ Tensor mbconv(const Tensor& input, const OptionalTensor& expand_weight,
               const OptionalTensor& reduce_bias, const OptionalTensor& gate_weight,
               const OptionalTensor& gate_bias, const OptionalTensor& norm_scale,
               const OptionalTensor& norm_shift, const Tensor& project_weight,
-              const OptionalTensor& project_bias, const OptionalTensor& residual,
+              const OptionalTensor& project_bias, const OptionalTensor& expand_packed,
+              const OptionalTensor& project_packed, const OptionalTensor& residual,
               EFFKERN_GEOMETRY_PARAMETERS, int64_t activation, int64_t reduce_activation,
               bool hard_gate) {
   const TensorView x(input);
@@ -84,7 +87,8 @@ Tensor mbconv(const Tensor& input, const OptionalTensor& expand_weight,
     Tensor images = images_of(input, begin, count, batch);
     if (expand_weight) {
       const Tensor chunk = images_of(*expanded, 0, count, std::min(step, batch));
-      run_pointwise(pointwise_task(images, *expand_weight, {}, expand_bias, {}, activation, chunk));
+      run_pointwise(pointwise_task(images, *expand_weight, expand_packed, {}, expand_bias, {},
+                                   activation, chunk));
       images = chunk;
     }
     const bool norm = norm_scale.has_value(), gated = gate_weight.has_value();
@@ -98,8 +102,8 @@ Tensor mbconv(const Tensor& input, const OptionalTensor& expand_weight,
     }
     OptionalTensor added;
     if (residual) added = images_of(*residual, begin, count, batch);
-    PointwiseTask task = pointwise_task(middle, project_weight, {}, project_bias, added, 0,
-                                        images_of(*output, begin, count, batch));
+    PointwiseTask task = pointwise_task(middle, project_weight, project_packed, {}, project_bias,
+                                        added, 0, images_of(*output, begin, count, batch));
     OptionalTensor gates;
     if (gated) {
       const SqueezeExcite se{&*reduce_weight,

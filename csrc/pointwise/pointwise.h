@@ -16,6 +16,8 @@ struct PointwiseProblem {
   // The last pixel of an image is followed by the first of the next one.
   bool adjacent_images;
   bool has_gate, has_prologue;
+  // The weights are, before the call.
+  bool packed;
 };
 
 struct PointwisePlan {

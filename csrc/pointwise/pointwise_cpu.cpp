@@ -23,19 +23,49 @@ struct Context {
   std::atomic<bool> failed{false};
 };
 
+struct PackContext {
+  const PointwiseWeight* weight;
+  DType dtype;
+  const PointwiseKernels* kernels;
+  void* packed;
+  std::atomic<bool> failed{false};
+};
+
+// Calls function(scratch) with so many numbers; false if there is no memory.
+template <class Function>
+bool with_scratch(int64_t numbers, const Function& function) {
+  const int64_t bytes = numbers * static_cast<int64_t>(sizeof(float));
+  void* scratch = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
+  if (!scratch) return false;
+  function(static_cast<float*>(scratch));
+  std::free(scratch);
+  return true;
+}
+
 void run_units(int64_t begin, int64_t end, void* context) {
   Context& c = *static_cast<Context*>(context);
-  const int64_t bytes = c.kernels->scratch(*c.task) * static_cast<int64_t>(sizeof(float));
-  void* scratch = std::aligned_alloc(64, static_cast<size_t>((bytes + 63) / 64 * 64));
-  if (!scratch) {
-    c.failed = true;
-    return;
-  }
-  c.kernels->run(*c.task, begin, end, static_cast<float*>(scratch));
-  std::free(scratch);
+  const auto run = [&](float* scratch) { c.kernels->run(*c.task, begin, end, scratch); };
+  if (!with_scratch(c.kernels->scratch(*c.task), run)) c.failed = true;
+}
+
+void pack_panels(int64_t begin, int64_t end, void* context) {
+  PackContext& c = *static_cast<PackContext*>(context);
+  const auto pack = [&](float* scratch) {
+    c.kernels->pack(*c.weight, c.dtype, begin, end, c.packed, scratch);
+  };
+  if (!with_scratch(c.kernels->panel * c.weight->in_channels, pack)) c.failed = true;
 }
 
 }  // namespace
+
+bool pack_pointwise_cpu(const PointwiseWeight& weight, DType dtype, CpuIsa isa, void* packed,
+                        Parallel parallel) {
+  const PointwiseKernels& kernels = pointwise_kernels(isa);
+  PackContext context{&weight, dtype, &kernels, packed};
+  parallel.run((weight.out_channels + kernels.panel - 1) / kernels.panel, 1, &pack_panels,
+               &context);
+  return !context.failed;
+}
 
 bool pointwise_cpu(PointwiseTask task, CpuIsa isa, int threads, Parallel parallel) {
   PointwiseProblem& p = task.problem;

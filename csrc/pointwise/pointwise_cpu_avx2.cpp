@@ -6,8 +6,9 @@
 namespace effkern {
 
 const PointwiseKernels& pointwise_kernels_avx2() {
-  static constexpr PointwiseKernels kernels{avx2::kPanel, &avx2::pointwise_scratch,
-                                            &avx2::pointwise, &avx2::round_means, &avx2::gate};
+  static constexpr PointwiseKernels kernels{avx2::kPanel,       &avx2::pointwise_scratch,
+                                            &avx2::pack,        &avx2::pointwise,
+                                            &avx2::round_means, &avx2::gate};
   return kernels;
 }
 

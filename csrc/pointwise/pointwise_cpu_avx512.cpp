@@ -8,9 +8,9 @@
 namespace effkern {
 
 const PointwiseKernels& pointwise_kernels_avx512() {
-  static constexpr PointwiseKernels kernels{avx512::kPanel, &avx512::pointwise_scratch,
-                                            &avx512::pointwise, &avx512::round_means,
-                                            &avx512::gate};
+  static constexpr PointwiseKernels kernels{avx512::kPanel,       &avx512::pointwise_scratch,
+                                            &avx512::pack,        &avx512::pointwise,
+                                            &avx512::round_means, &avx512::gate};
   return kernels;
 }
 

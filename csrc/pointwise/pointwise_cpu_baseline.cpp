@@ -6,9 +6,9 @@
 namespace effkern {
 
 const PointwiseKernels& pointwise_kernels_baseline() {
-  static constexpr PointwiseKernels kernels{baseline::kPanel, &baseline::pointwise_scratch,
-                                            &baseline::pointwise, &baseline::round_means,
-                                            &baseline::gate};
+  static constexpr PointwiseKernels kernels{baseline::kPanel,       &baseline::pointwise_scratch,
+                                            &baseline::pack,        &baseline::pointwise,
+                                            &baseline::round_means, &baseline::gate};
   return kernels;
 }
 

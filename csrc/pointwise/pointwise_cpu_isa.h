@@ -6,6 +6,7 @@
 #include "common/simd.h"
 #include "common/simd_math.h"
 #include "pointwise/pointwise_cpu.h"
+#include "pointwise/pointwise_cpu_pack.h"
 
 namespace effkern {
 namespace EFFKERN_ISA {
@@ -14,9 +15,6 @@ namespace EFFKERN_ISA {
 // registers, and of a tile of one, which has as many chains as two units of four cycles need.
 constexpr int kTilePixels = EFFKERN_VECTOR == 64 ? 12 : 6;
 constexpr int kNarrowTilePixels = EFFKERN_VECTOR == 64 ? 16 : 8;
-constexpr int kPanelVectors = 2;
-constexpr int kLane = kLanes<float>;
-constexpr int kPanel = kPanelVectors * kLane;
 
 template <class Pointer>
 struct PlainOf;
@@ -27,77 +25,52 @@ struct PlainOf<T*> {
 template <class Pointer>
 using Plain = typename PlainOf<Pointer>::type;
 
-EFFKERN_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// Rows [0, V * kLane) of the weights to [in_channels][V * kLane], times the gate if there is one;
-// zeros behind the last of `rows`.
-template <class T, int V>
-void pack_panel(const T* weight, int64_t stride, int64_t rows, int64_t channels, const T* gate,
-                float* panel) {
-  for (int v = 0; v < V; ++v) {
-    const T* first = weight + v * kLane * stride;
-    const int64_t here = rows - v * kLane;
-    for (int64_t k = 0; k < channels; k += kLane) {
-      const int64_t n = min64(kLane, channels - k);
-      Vec<float> block[kLane];
-      if (n == kLane && here >= kLane) {
-#pragma GCC unroll 16
-        for (int i = 0; i < kLane; ++i) block[i] = load(first + i * stride + k);
-      } else {
-        for (int i = 0; i < kLane; ++i) {
-          block[i] = i < here ? load_upto(first + i * stride + k, n) : Vec<float>{};
-        }
-      }
-      if (gate) {
-        const Vec<float> factor = load_upto(gate + k, n);
-        for (int i = 0; i < kLane; ++i) block[i] *= factor;
-      }
-      transpose(block);
-      float* to = panel + k * V * kLane + v * kLane;
-      for (int64_t i = 0; i < n; ++i) store(to + i * V * kLane, block[i]);
-    }
-  }
-}
-
 // What is done to the input on its way into the product.
 template <class T>
 struct Prologue {
   const T *gate, *shift;
   Activation activation;
+
+  // Channels [k, k + n).
+  template <class Activate>
+  EFFKERN_INLINE Vec<float> apply(Vec<float> v, int64_t k, int64_t n,
+                                  const Activate& activate) const {
+    if (gate) v *= load_upto(gate + k, n);
+    if (shift) v += load_upto(shift + k, n);
+    return activate(v);
+  }
 };
-// Channels [k, k + n).
-template <class T>
-EFFKERN_INLINE Vec<float> prologue(const Prologue<T>& p, Vec<float> v, int64_t k, int64_t n) {
-  if (p.gate) v *= load_upto(p.gate + k, n);
-  if (p.shift) v += load_upto(p.shift + k, n);
-  return activate<float>(v, p.activation);
-}
 
 // `count` pixels as rows of in_channels float32.
 template <class T>
 void copy_pixels(const T* input, const PointwiseStrides& s, int64_t count, int64_t channels,
                  const Prologue<T>& before, float* rows) {
-  for (int64_t k = 0; k < channels; k += kLane) {
-    const int64_t n = min64(kLane, channels - k);
+  with_activation<float>(before.activation, [&](auto activate) __attribute__((always_inline)) {
     if (s.channel == 1) {
-      for (int64_t p = 0; p < count; ++p) {
-        const Vec<float> v = load_upto(input + p * s.pixel + k, n);
-        store_upto(rows + p * channels + k, prologue(before, v, k, n), n);
+      for (int64_t p = 0; p < count; ++p, input += s.pixel, rows += channels) {
+        for (int64_t k = 0; k < channels; k += kLane) {
+          const int64_t n = min64(kLane, channels - k);
+          store_upto(rows + k, before.apply(load_upto(input + k, n), k, n, activate), n);
+        }
       }
-      continue;
+      return;
     }
-    for (int64_t p = 0; p < count; p += kLane) {
-      const int64_t m = min64(kLane, count - p);
-      Vec<float> block[kLane];
-      for (int i = 0; i < kLane; ++i) {
-        block[i] = i < n ? load_upto(input + (k + i) * s.channel + p, m) : Vec<float>{};
-      }
-      transpose(block);
-      for (int64_t i = 0; i < m; ++i) {
-        store_upto(rows + (p + i) * channels + k, prologue(before, block[i], k, n), n);
+    for (int64_t k = 0; k < channels; k += kLane) {
+      const int64_t n = min64(kLane, channels - k);
+      for (int64_t p = 0; p < count; p += kLane) {
+        const int64_t m = min64(kLane, count - p);
+        Vec<float> block[kLane];
+        for (int i = 0; i < kLane; ++i) {
+          block[i] = i < n ? load_upto(input + (k + i) * s.channel + p, m) : Vec<float>{};
+        }
+        transpose(block);
+        for (int64_t i = 0; i < m; ++i) {
+          float* row = rows + (p + i) * channels;
+          store_upto(row + k, before.apply(block[i], k, n, activate), n);
+        }
       }
     }
-  }
+  });
 }
 
 // What follows the product, for the channels of a panel; the residual has the type of what is
@@ -300,31 +273,50 @@ void dot_panel(const T* weight, int64_t stride, const T* gate, const float* row,
 // Pixels of an image that packing a panel is not worth: it takes as long as about 6 of them.
 constexpr int64_t kDotPixels = 4;
 
-// A panel: packed, and multiplied with the block.
+EFFKERN_INLINE const float* as_floats(const float* numbers) { return numbers; }
+template <class T>
+EFFKERN_INLINE const float* as_floats(const T*) {
+  return nullptr;
+}
+
+// A panel of weights, from their first row on, or packed.
+template <class T>
+struct Panel {
+  const T *weight, *packed, *gate;
+};
+
+// A panel, packed if it is not yet, and multiplied with the block.
 template <class T, int M, int V, class Out>
-void pointwise_panel(const PointwiseTask& t, const T* weight, const T* gate, const float* rows,
-                     int64_t pitch, int64_t pixels, const Epilogue<Out>& e, float* panel) {
+void pointwise_panel(const PointwiseTask& t, const Panel<T>& from, const float* rows, int64_t pitch,
+                     int64_t pixels, const Epilogue<Out>& e, float* panel) {
   const int64_t channels = t.problem.in_channels, stride = t.weight_stride;
+  if (const float* ready = from.gate ? nullptr : as_floats(from.packed)) {
+    return pointwise_block<M, V>(rows, pitch, ready, channels, e, pixels);
+  }
+  if (from.packed) {
+    unpack_panel<T, V>(from.packed, channels, from.gate, panel);
+    return pointwise_block<M, V>(rows, pitch, panel, channels, e, pixels);
+  }
   // Not those of the block, which depend on the threads: the two add up in different orders.
   if (t.problem.pixels > kDotPixels) {
-    pack_panel<T, V>(weight, stride, e.channels, channels, gate, panel);
+    pack_panel<T, V>(from.weight, stride, e.channels, channels, from.gate, panel);
     return pointwise_block<M, V>(rows, pitch, panel, channels, e, pixels);
   }
   alignas(64) float sums[V * kLane];
   const Product product{rows, pitch, panel, channels, e.scale ? nullptr : e.shift, sums};
   for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    dot_panel<T, V>(weight, stride, gate, rows + pixel * pitch, product, e.channels);
+    dot_panel<T, V>(from.weight, stride, from.gate, rows + pixel * pitch, product, e.channels);
     finish_tile<V>(sums, e, pixel, 1);
   }
 }
 
 template <class T, class Out>
-void pointwise_panel(const PointwiseTask& t, const T* weight, const T* gate, const float* rows,
-                     int64_t pitch, int64_t pixels, const Epilogue<Out>& e, float* panel) {
+void pointwise_panel(const PointwiseTask& t, const Panel<T>& from, const float* rows, int64_t pitch,
+                     int64_t pixels, const Epilogue<Out>& e, float* panel) {
   if (e.channels <= kLane) {
-    pointwise_panel<T, kNarrowTilePixels, 1>(t, weight, gate, rows, pitch, pixels, e, panel);
+    pointwise_panel<T, kNarrowTilePixels, 1>(t, from, rows, pitch, pixels, e, panel);
   } else {
-    pointwise_panel<T, kTilePixels, 2>(t, weight, gate, rows, pitch, pixels, e, panel);
+    pointwise_panel<T, kTilePixels, 2>(t, from, rows, pitch, pixels, e, panel);
   }
 }
 
@@ -354,8 +346,10 @@ void pointwise_units(const PointwiseTask& t, int64_t begin, int64_t end, float* 
       copy_pixels(input, si, pixels, channels, before, copy);
     }
     previous = at;
-    const T* weight = static_cast<const T*>(t.weight) + o * t.weight_stride;
-    const T* weight_gate = t.plan.gates_weight ? gate : nullptr;
+    const T *weight = static_cast<const T*>(t.weight), *packed = static_cast<const T*>(t.packed);
+    const Panel<T> from{weight ? weight + o * t.weight_stride : nullptr,
+                        packed ? packed + o * channels : nullptr,
+                        t.plan.gates_weight ? gate : nullptr};
     float scales[kPanel], shifts[kPanel];
     const float* scale = widen_panel(static_cast<const T*>(t.scale), o, count, scales);
     const float* shift = widen_panel(static_cast<const T*>(t.shift), o, count, shifts);
@@ -364,10 +358,10 @@ void pointwise_units(const PointwiseTask& t, int64_t begin, int64_t end, float* 
     if (residual) residual += image * sr.image + first * sr.pixel + o * sr.channel;
     if (p.output_channels_last) {
       const Epilogue<T> e{scale, shift, residual, sr.pixel, output, so.pixel, count, t.activation};
-      pointwise_panel(t, weight, weight_gate, rows, pitch, pixels, e, panel);
+      pointwise_panel(t, from, rows, pitch, pixels, e, panel);
     } else {
       const Epilogue<float> e{scale, shift, nullptr, 0, planes, kPanel, count, t.activation};
-      pointwise_panel(t, weight, weight_gate, rows, pitch, pixels, e, panel);
+      pointwise_panel(t, from, rows, pitch, pixels, e, panel);
       store_planes(planes, pixels, count, residual, sr.channel, output, so.channel);
     }
   }
@@ -389,6 +383,13 @@ EFFKERN_INLINE void with_type(DType dtype, const Function& function) {
 inline void pointwise(const PointwiseTask& task, int64_t begin, int64_t end, float* scratch) {
   with_type(task.problem.dtype,
             [&](auto* type) { pointwise_units<Plain<decltype(type)>>(task, begin, end, scratch); });
+}
+
+inline void pack(const PointwiseWeight& weight, DType dtype, int64_t begin, int64_t end,
+                 void* packed, float* scratch) {
+  with_type(dtype, [&](auto* type) {
+    pack_panels(weight, begin, end, static_cast<decltype(type)>(packed), scratch);
+  });
 }
 
 inline void round_means(const float* from, float factor, void* to, DType dtype, int64_t count) {

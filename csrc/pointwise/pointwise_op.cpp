@@ -10,6 +10,10 @@
   "_pointwise(Tensor input, Tensor weight, Tensor? scale, Tensor? shift, Tensor? gate, Tensor? " \
   "residual, int activation, Tensor(a!) output) -> ()"
 
+// The weight, (O, C), as the products of this machine read it, for operators that take it in place
+// of packing it in each call; (panels of output channels) * C * (channels of a panel) numbers.
+#define EFFKERN_PACK_POINTWISE_SCHEMA "_pack_pointwise(Tensor weight) -> Tensor"
+
 namespace effkern {
 namespace {
 
@@ -32,12 +36,33 @@ Images images(const char* name, const TensorView& tensor) {
        tensor.shape(), " with other strides");
 }
 
-DType dtype_of(const TensorView& input) {
-  if (input.dtype == aoti_torch_dtype_float32()) return DType::kFloat32;
-  if (input.dtype == aoti_torch_dtype_float16()) return DType::kFloat16;
-  EFFKERN_CHECK(input.dtype == aoti_torch_dtype_bfloat16(), kName,
-                ": input: wanted float32, float16 or bfloat16");
+DType dtype_of(const char* name, const TensorView& tensor) {
+  if (tensor.dtype == aoti_torch_dtype_float32()) return DType::kFloat32;
+  if (tensor.dtype == aoti_torch_dtype_float16()) return DType::kFloat16;
+  EFFKERN_CHECK(tensor.dtype == aoti_torch_dtype_bfloat16(), kName, ": ", name,
+                ": wanted float32, float16 or bfloat16");
   return DType::kBFloat16;
+}
+
+bool has_rows(const TensorView& matrix) { return matrix.strides[1] == 1 || matrix.sizes[1] == 1; }
+
+int64_t packed_size(const PointwiseProblem& p) {
+  const int64_t panel = pointwise_kernels(cpu_isa()).panel;
+  return (p.out_channels + panel - 1) / panel * panel * p.in_channels;
+}
+
+Tensor pack_pointwise(const Tensor& weight) {
+  const TensorView w(weight);
+  EFFKERN_CHECK(w.dim == 2 && has_rows(w), kName, ": weight: wanted rows without gaps, got shape ",
+                w.shape());
+  PointwiseProblem p{};
+  p.dtype = dtype_of("weight", w);
+  p.out_channels = w.sizes[0], p.in_channels = w.sizes[1];
+  const Tensor packed = empty(w, packed_size(p));
+  const PointwiseWeight from{w.data(), w.strides[0], p.in_channels, p.out_channels};
+  check_memory(kName, pack_pointwise_cpu(from, p.dtype, cpu_isa(),
+                                         TensorView(packed).mutable_data(), kParallel));
+  return packed;
 }
 
 // The data of a tensor without gaps, or null.
@@ -59,7 +84,8 @@ const void* dense(const char* name, const std::optional<Tensor>& tensor, const T
 void pointwise(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& scale,
                const std::optional<Tensor>& shift, const std::optional<Tensor>& gate,
                const std::optional<Tensor>& residual, int64_t activation, const Tensor& output) {
-  PointwiseTask task = pointwise_task(input, weight, scale, shift, residual, activation, output);
+  PointwiseTask task =
+      pointwise_task(input, weight, {}, scale, shift, residual, activation, output);
   const PointwiseProblem& p = task.problem;
   task.gate = dense("gate", gate, TensorView(input), {p.images, p.in_channels});
   run_pointwise(task);
@@ -68,6 +94,7 @@ void pointwise(const Tensor& input, const Tensor& weight, const std::optional<Te
 }  // namespace
 
 PointwiseTask pointwise_task(const Tensor& input, const Tensor& weight,
+                             const std::optional<Tensor>& packed,
                              const std::optional<Tensor>& scale, const std::optional<Tensor>& shift,
                              const std::optional<Tensor>& residual, int64_t activation,
                              const Tensor& output) {
@@ -77,7 +104,7 @@ PointwiseTask pointwise_task(const Tensor& input, const Tensor& weight,
                 w.shape());
   PointwiseTask task{};
   PointwiseProblem& p = task.problem;
-  p.dtype = dtype_of(x);
+  p.dtype = dtype_of("input", x);
   p.images = x.sizes[0];
   p.pixels = x.sizes[2] * x.sizes[3];
   p.in_channels = x.sizes[1];
@@ -87,7 +114,7 @@ PointwiseTask pointwise_task(const Tensor& input, const Tensor& weight,
   EFFKERN_CHECK(fits, kName, ": output: wanted the pixels and dtype of input, ", x.shape(),
                 ", got ", y.shape());
   EFFKERN_CHECK(w.sizes[0] == p.out_channels && w.sizes[1] == p.in_channels && w.dtype == x.dtype &&
-                    (w.strides[1] == 1 || w.sizes[1] == 1),
+                    has_rows(w),
                 kName, ": weight: wanted rows of ", p.in_channels, " for ", p.out_channels,
                 " channels, got shape ", w.shape());
   EFFKERN_CHECK(activation >= 0 && activation < kNumActivations, kName,
@@ -99,6 +126,7 @@ PointwiseTask pointwise_task(const Tensor& input, const Tensor& weight,
   task.input_strides = from.strides;
   task.weight = w.data();
   task.weight_stride = w.strides[0];
+  task.packed = dense("packed", packed, x, {packed_size(p)});
   task.scale = dense("scale", scale, x, {p.out_channels});
   task.shift = dense("shift", shift, x, {p.out_channels});
   if (residual) {
@@ -124,6 +152,7 @@ void run_pointwise(PointwiseTask task) {
   p.adjacent_images = adjacent(task.input_strides) && adjacent(task.output_strides) &&
                       (!task.residual || adjacent(task.residual_strides));
   p.has_gate = task.gate != nullptr;
+  p.packed = task.packed != nullptr;
   p.has_prologue = task.input_shift || task.input_activation != Activation::kNone;
   uint32_t threads;
   EFFKERN_SHIM(torch_get_num_threads(&threads));
@@ -133,11 +162,13 @@ void run_pointwise(PointwiseTask task) {
 STABLE_TORCH_LIBRARY_FRAGMENT(effkern, m)
 {
   m.def(EFFKERN_POINTWISE_SCHEMA);
+  m.def(EFFKERN_PACK_POINTWISE_SCHEMA);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(effkern, CPU, m)
 {
   m.impl("_pointwise", TORCH_BOX(&pointwise));
+  m.impl("_pack_pointwise", TORCH_BOX(&pack_pointwise));
 }
 
 }  // namespace effkern

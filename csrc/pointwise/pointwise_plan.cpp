@@ -6,9 +6,11 @@
 namespace effkern {
 namespace {
 
-// Pixels that take as long as packing a panel of weights, and how many it is worth.
+// Pixels that take as long as packing a panel of weights, and how many it is worth; if that was
+// done before, how many are worth reading a panel.
 constexpr int64_t kPackedPixels = 6;
 constexpr int64_t kMinPixels = 96;
+constexpr int64_t kMinPackedPixels = 48;
 // Of the pixels of a block, which all panels read one after the other: about two thirds of an L2.
 constexpr int64_t kBlockBytes = 320 * 1024;
 // Units for each thread, so that all are done at about the same time.
@@ -32,11 +34,12 @@ PointwisePlan plan_pointwise(const PointwiseProblem& p, CpuIsa isa, int threads)
   // A block's panels can be shared, too; each is packed once for each block.
   const int64_t panels = ceil_div(p.out_channels, panel);
   const int64_t shared = ceil_div(pixels * images * panels, threads * kUnitsPerThread);
-  const int64_t wanted = std::max(std::min(in_cache, shared), kMinPixels);
+  const int64_t fewest_pixels = p.packed ? kMinPackedPixels : kMinPixels;
+  const int64_t wanted = std::max(std::min(in_cache, shared), fewest_pixels);
   // Pixels that the busiest thread computes.
   const auto cost = [&](int64_t blocks) {
     const int64_t units = ceil_div(images * blocks * panels, threads);
-    return units * (ceil_div(pixels, blocks) + kPackedPixels);
+    return units * (ceil_div(pixels, blocks) + (p.packed ? 0 : kPackedPixels));
   };
   const int64_t fewest = std::max<int64_t>(pixels / wanted, 1);
   int64_t blocks = fewest;

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from effkern.functional import fused_mbconv
-from effkern.ops.mbconv import mbconv_with_norm
+from effkern.ops import fused_mbconv, mbconv
 
 from .mbconv_block import Block
 
@@ -21,11 +19,6 @@ class MBConv(Block):
     gradients, BatchNorm is folded into the convolutions (again when one of its tensors changes);
     otherwise it is the source's forward with :class:`effkern.DepthwiseConv2d`.
     """
-
-    def forward(self, input: Tensor) -> Tensor:
-        calls = None if torch.compiler.is_compiling() else vars(self).get("_calls")
-        known = None if calls is None else calls.run(input)
-        return super().forward(input) if known is None else known
 
     def _fused(self, input: Tensor, parts: Any) -> Tensor:
         from .mbconv_arguments import geometry
@@ -42,8 +35,8 @@ class MBConv(Block):
         se = se_arguments(parts.se if norm is None else parts.early_se)
         tensors = (*(expand or (None, None)), *middle, se, norm, *project)  # type: ignore[misc]
         if image is input and (residual is None or residual is input):
-            keep(self, input, (*tensors, *keywords.values(), residual))
-        return mbconv_with_norm(input, *tensors, **keywords, residual=residual)
+            keep(self, mbconv, input, (*tensors, *keywords.values(), residual))
+        return mbconv.mbconv_with_norm(input, *tensors, **keywords, residual=residual)
 
 
 class FusedMBConv(Block):
@@ -54,10 +47,13 @@ class FusedMBConv(Block):
 
     def _fused(self, input: Tensor, parts: Any) -> Tensor:
         from .mbconv_arguments import geometry
+        from .mbconv_calls import keep
         from .mbconv_folding import folded
 
         residual = None if parts.shortcut is None else parts.shortcut(input)
         _, middle, project, _ = folded(self, parts)
         keywords = geometry(parts.middle, input)
         tensors = (*middle, *(project or (None, None)))  # type: ignore[misc]
-        return fused_mbconv(input, *tensors, **keywords, residual=residual)
+        if residual is None or residual is input:
+            keep(self, fused_mbconv, input, (*tensors, *keywords.values(), residual))
+        return fused_mbconv.fused_mbconv(input, *tensors, **keywords, residual=residual)

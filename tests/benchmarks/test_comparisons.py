@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import analysis, comparisons, goals, workloads
+from benchmarks import analysis, comparisons, contenders, goals, workloads
 from benchmarks.report import comparison_tables, findings, setting, tables
 
 LAYERS = workloads.distinct(workloads.models())
@@ -171,3 +171,12 @@ def test_the_report_says_whether_the_allocator_was_warm(results):
 def test_findings_name_the_worst_layer(results):
     (_, second) = findings.best_peers(analysis.frame(results))
     assert f"on the worst layer ({FIRST.name}) 1.13x" in second
+
+
+@pytest.mark.parametrize(
+    "contender, failed", (("litert", False), ("torch", True), ("effkern_channels_last", True))
+)
+def test_a_run_fails_by_its_own_results_only(contender, failed):
+    cells = [row(FIRST, name, 1.0) | {"failure": None} for name in TIMES]
+    assert not contenders.failed(cells)
+    assert contenders.failed([*cells, row(FIRST, contender, 1.0) | {"failure": "wrong"}]) == failed

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import effkern
-from effkern.nn import MBConv, mbconv_calls
+from effkern.nn import FusedMBConv, MBConv, mbconv_calls
 from effkern.ops import mbconv
 
 blocks = pytest.importorskip("timm.models._efficientnet_blocks")
@@ -156,7 +156,29 @@ def test_copies_and_other_dtypes_begin_anew(known):
     assert "_calls" not in vars(copy.deepcopy(block))
     wide = copy.deepcopy(block).double()
     wide(image().double())
-    assert "_calls" not in vars(wide)
+    assert [*vars(wide)["_calls"]._kept.values()] == [None]
+    check(wide, image().double())
+
+
+@pytest.mark.parametrize("stride, out", ((1, 8), (2, 16)))
+def test_fused_mbconv(monkeypatch, stride, out):
+    torch.manual_seed(17)
+    source = blocks.EdgeResidual(8, out, exp_ratio=3, stride=stride, act_layer=nn.SiLU).eval()
+    block = FusedMBConv.from_module(source)
+    unknown = []
+    fused = FusedMBConv._fused
+    monkeypatch.setattr(FusedMBConv, "_fused", lambda *a: unknown.append(1) or fused(*a))
+    with torch.no_grad(), effkern.backend("cpu"):
+        for batch in (2, 2, 5):
+            check(block, image(size=13, batch=batch))
+        assert len(unknown) == 1
+        block.conv_exp.weight.mul_(2)
+        check(block, image(size=13))
+        check(block, image(size=13))
+        assert len(unknown) == 2
+        with effkern.backend("torch"):
+            block(image(size=13))
+        assert len(unknown) == 3
 
 
 def test_operands_of_a_call_that_is_composed():

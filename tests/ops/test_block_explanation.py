@@ -74,7 +74,10 @@ def test_composed(name):
 
 def test_other_forms_of_fused_mbconv():
     function, args, _ = CALLS["fused_mbconv"]
-    assert effkern.explain(function, *args, stride=2).plans["forward"].kernel.startswith("aten::")
+    few = effkern.explain(function, *args, stride=2).plans["forward"]
+    assert few.kernel.startswith("aten::") and "32 pixels" in few.reason
+    many = (torch.randn(3, 8, 9, 8), *args[1:])
+    assert effkern.explain(function, *many, stride=2).plans["forward"].kernel == "direct"
     with effkern.backend("triton_interpreted" if effkern.backends()["triton_interpreted"] is True
                          else "cuda_emulated"):  # fmt: skip
         plan = effkern.explain(function, *args).plans["forward"]

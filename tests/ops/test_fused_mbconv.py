@@ -83,6 +83,43 @@ def test_results(kernel, stride, grad, layout, dtype):
     check(arguments, layout)
 
 
+@all_dtypes
+@pytest.mark.parametrize("without", ((), ("project_weight", "residual")), ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    (
+        {"channels": 13, "hidden": 40, "out": 3, "size": (17, 23), "stride": 2},
+        {"channels": 5, "hidden": 70, "out": 35, "size": (31, 30), "kernel": 7, "stride": 3},
+        {"channels": 4, "hidden": 16, "out": 17, "size": (1, 40), "kernel": 3},
+        {"channels": 24, "hidden": 96, "out": 48, "size": (41, 1), "kernel": 5, "stride": 2},
+        {"channels": 9, "hidden": 33, "out": 8, "size": (12, 13), "kernel": 1},
+        {"batch": 1, "channels": 8, "hidden": 32, "out": 8, "size": (70, 71), "stride": 2},
+    ),
+    ids=str,
+)
+def test_dense_convolution_of_other_sizes(sizes, without, dtype):
+    """Rows, tiles and panels that are full and not, one channel of a vector and several vectors."""
+    check(problem(dtype=dtype, without=without, **sizes), "channels_last")
+
+
+@pytest.mark.parametrize("padding", (((4, 0), (0, 5)), ((0, 3), (6, 6)), 4))
+def test_padding_as_wide_as_the_kernel(padding):
+    """Rows and columns of the output that meet nothing of the image."""
+    arguments = problem(size=(6, 7), without=("residual",)) | {"stride": 2}
+    (top, bottom), (left, right) = padding if isinstance(padding, tuple) else ((padding,) * 2,) * 2
+    padded = {"input": F.pad(arguments["input"], (left, right, top, bottom)), "padding": 0}
+    wanted = reference(**(arguments | padded))
+    actual = fused_mbconv(**(arguments | {"padding": padding}))
+    torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_numbers_outside_the_image_are_zeros_beside_infinities():
+    arguments = problem(stride=2, without=("residual",))
+    arguments["input"][:, :, 4, 4] = float("inf")
+    actual, wanted = fused_mbconv(**arguments), reference(**arguments)
+    assert torch.equal(actual.isfinite(), wanted.isfinite())
+
+
 @both_layouts
 @inference
 @pytest.mark.parametrize("without", WITHOUT, ids=str)

@@ -14,14 +14,12 @@ from ..depthwise_conv2d.arguments import Params, resolve_for
 from ..mbconv import checks, pixels
 from ..pointwise import composed, pointwise_into
 from . import cuda_backend, triton_backend
+from .dense import dense_kernel
 
 if _library.available():
-    _WINOGRAD = torch.ops.effkern._fused_mbconv_cpu.default
+    _OPERATOR = torch.ops.effkern._fused_mbconv_cpu.default
 
 _NAME = "effkern.fused_mbconv"
-_WINOGRAD_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# Below, the transforms of Winograd cost more than they save.
-_WINOGRAD_CHANNELS = 8
 
 
 class _Block(NamedTuple):
@@ -70,15 +68,31 @@ def fused_mbconv(
             with a backend asked for by name, an eager call without gradients that its kernel does
             not take.
 
-    Calls that need no gradient have kernels. On CPU: for 3x3 with stride 1 Winograd's F(2x2, 3x3),
-    within the error bound of all kernels here, and the projection in one pass; with others the
-    dense convolution is torch's, a few images at a time. Backend "cuda": float16 or bfloat16,
+    Calls that need no gradient have kernels. On CPU everything is done for a block of pixels that
+    stays in the cache: 3x3 with stride 1 by Winograd's F(2x2, 3x3), within the error bound of all
+    kernels here, others by products; float64, fewer than 4 channels, and where the processor
+    multiplies bfloat16 itself, bfloat16 with a stride, leave the dense convolution to torch, a few
+    images at a time. Backend "cuda": float16 or bfloat16,
     channels_last, channels in multiples of 8, O <= 96. Backend "triton": float32, float16 or
     bfloat16, O <= 256. Everything else is composed of torch's operators, differentiable to any
     order.
 
     Source: EfficientNetV2 (arXiv 2104.00298); fast algorithms (arXiv 1509.09308).
     """
+    block = _checked(
+        input, expand_weight, expand_bias, project_weight, project_bias, stride, padding,
+        activation, residual,
+    )  # fmt: skip
+    if input.dim() == 3:
+        added = None if residual is None else residual.unsqueeze(0)
+        return _run(input.unsqueeze(0), block, added).squeeze(0)
+    return _run(input, block, residual)
+
+
+def _checked(
+    input, expand_weight, expand_bias, project_weight, project_bias, stride, padding, activation,
+    residual,
+) -> _Block:  # fmt: skip
     required = {"input": input, "expand_weight": expand_weight}
     optional = {
         "expand_bias": expand_bias, "project_weight": project_weight,
@@ -102,11 +116,7 @@ def fused_mbconv(
     params = resolve_for(_NAME, expand_weight, stride, padding, 1, activation)
     size = checks.output_size(input, expand_weight, params)
     checks.shape(_NAME, "residual", residual, (*input.shape[:-3], out, *size))
-    block = _Block(expand_weight, expand_bias, project_weight, project_bias, params, size)
-    if input.dim() == 3:
-        added = None if residual is None else residual.unsqueeze(0)
-        return _run(input.unsqueeze(0), block, added).squeeze(0)
-    return _run(input, block, residual)
+    return _Block(expand_weight, expand_bias, project_weight, project_bias, params, size)
 
 
 def _run(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
@@ -133,13 +143,11 @@ def _convolve(input: Tensor, weight: Tensor, bias: Tensor | None, params: Params
     return torch.conv2d(input, weight, bias, (stride_h, stride_w), padding)
 
 
-def takes_winograd(weight: Tensor, params: Params, dtype: torch.dtype) -> bool:
-    """Whether the CPU's own kernel computes the dense convolution."""
-    return (
-        (*weight.shape[2:], *params[:2]) == (3, 3, 1, 1)
-        and weight.shape[1] >= _WINOGRAD_CHANNELS
-        and dtype in _WINOGRAD_DTYPES
-    )
+def _in_blocks(input: Tensor, block: _Block) -> bool:
+    pixel_count = input.shape[0] * block.size[0] * block.size[1]
+    kernel = dense_kernel(block.expand_weight, block.params, pixel_count, input.dtype)
+    # Torch has the words for a kernel that does not fit.
+    return kernel.is_own and min(block.size) > 0
 
 
 def _infer(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
@@ -148,8 +156,8 @@ def _infer(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     # product that follows can write either.
     weight = weight.contiguous(memory_format=torch.channels_last)
     like = pixels.memory_format(input)
-    if takes_winograd(weight, params, input.dtype):
-        return _infer_winograd(input, block._replace(expand_weight=weight), residual, like)
+    if _in_blocks(input, block):
+        return infer(input, _operands(block), residual)
     if project_weight is None:
         images = input.contiguous(memory_format=torch.channels_last)
         output = composed.activate_(_convolve(images, weight, bias, params), params[8])
@@ -171,25 +179,43 @@ def _infer(input: Tensor, block: _Block, residual: Tensor | None) -> Tensor:
     return result
 
 
-def _infer_winograd(
-    input: Tensor, block: _Block, residual: Tensor | None, like: torch.memory_format
-) -> Tensor:
+class Operands(NamedTuple):
+    """Of the operator, without gaps, and of its result without the images."""
+
+    weights: tuple[Tensor | None, ...]
+    numbers: tuple[int, ...]
+    shape: tuple[int, int, int]
+
+
+def _operands(block: _Block) -> Operands:
     weight, bias, project_weight, project_bias, params, size = block
     channels = weight.shape[0] if project_weight is None else project_weight.shape[0]
-    shape = (input.shape[0], channels, *size)
-    if min(size) < 1:
-        # Torch's words for a kernel that does not fit.
-        return _convolve(input, weight, bias, params)
-    last = torch.channels_last
-    output = torch.empty(shape, dtype=input.dtype, memory_format=last)
-    _WINOGRAD(
-        input.contiguous(memory_format=last),
-        weight,
-        None if bias is None else bias.contiguous(),
-        None if project_weight is None else project_weight.contiguous(),
-        None if project_bias is None else project_bias.contiguous(),
-        None if residual is None else residual.contiguous(memory_format=last),
-        *(params[2], params[4], params[8]),
-        output,
+    weights = (
+        weight.contiguous(memory_format=torch.channels_last),
+        *(None if t is None else t.contiguous() for t in (bias, project_weight, project_bias)),
     )
-    return output.contiguous(memory_format=like)
+    return Operands(weights, (*params[:3], params[4], params[8]), (channels, *size))
+
+
+def operands(input: Tensor, *arguments: Any) -> Operands | None:
+    """What :func:`infer` takes for this call and for others with images of the same size and dtype,
+    or None if it is not computed in blocks.
+
+    Args:
+        arguments: those of :func:`fused_mbconv` after the input, in its order.
+    """
+    block, residual = _checked(input, *arguments), arguments[-1]
+    tensors = [t for t in (input, *block[:4], residual) if t is not None]
+    return _operands(block) if pixels.infers_on_cpu(tensors) and _in_blocks(input, block) else None
+
+
+def infer(images: Tensor, operands: Operands, residual: Tensor | None) -> Tensor:
+    """The call, unchecked."""
+    last = torch.channels_last
+    shape = (images.shape[0], *operands.shape)
+    output = torch.empty(shape, dtype=images.dtype, memory_format=last)
+    added = None if residual is None else residual.contiguous(memory_format=last)
+    _OPERATOR(
+        images.contiguous(memory_format=last), *operands.weights, added, *operands.numbers, output
+    )
+    return output.contiguous(memory_format=pixels.memory_format(images))

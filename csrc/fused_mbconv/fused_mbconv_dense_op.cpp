@@ -2,12 +2,12 @@
 #include "depthwise_conv2d/depthwise_conv2d_op.h"
 #include "fused_mbconv/fused_mbconv_cpu.h"
 
-// A 3x3 convolution with stride 1 and what follows it. Images are channels_last, of float32,
+// A dense convolution and what follows it. Images and `weight` are channels_last, of float32,
 // float16 or bfloat16; `project_weight` is (O, E).
-#define EFFKERN_FUSED_MBCONV_CPU_SCHEMA                                                            \
-  "_fused_mbconv_cpu(Tensor input, Tensor weight, Tensor? bias, Tensor? project_weight, Tensor? "  \
-  "project_bias, Tensor? residual, int pad_top, int pad_left, int activation, Tensor(a!) output) " \
-  "-> ()"
+#define EFFKERN_FUSED_MBCONV_CPU_SCHEMA                                                           \
+  "_fused_mbconv_cpu(Tensor input, Tensor weight, Tensor? bias, Tensor? project_weight, Tensor? " \
+  "project_bias, Tensor? residual, int stride_h, int stride_w, int pad_top, int pad_left, int "   \
+  "activation, Tensor(a!) output) -> ()"
 
 namespace effkern {
 namespace {
@@ -19,6 +19,16 @@ FusedMBConvTask::Strides strides_of(const char* name, const TensorView& view,
   EFFKERN_CHECK(view.dim == 4 && view.dtype == input.dtype && view.strides[1] == 1, kName, ": ",
                 name, ": wanted channels_last images as input is, got shape ", view.shape());
   return {view.strides[0], view.strides[2], view.strides[3]};
+}
+
+// A channels_last weight without gaps.
+bool is_dense(const TensorView& view) {
+  const int64_t strides[4] = {view.sizes[1] * view.sizes[2] * view.sizes[3], 1,
+                              view.sizes[1] * view.sizes[3], view.sizes[1]};
+  for (int d = 0; d < 4; ++d) {
+    if (view.sizes[d] != 1 && view.strides[d] != strides[d]) return false;
+  }
+  return true;
 }
 
 DType dtype_of(const TensorView& input) {
@@ -44,7 +54,8 @@ const void* vector_data(const char* name, const std::optional<Tensor>& tensor,
 void fused_mbconv(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                   const std::optional<Tensor>& project_weight,
                   const std::optional<Tensor>& project_bias, const std::optional<Tensor>& residual,
-                  int64_t pad_top, int64_t pad_left, int64_t activation, const Tensor& output) {
+                  int64_t stride_h, int64_t stride_w, int64_t pad_top, int64_t pad_left,
+                  int64_t activation, const Tensor& output) {
   const TensorView x(input), w(weight), y(output);
   FusedMBConvTask task{};
   task.dtype = dtype_of(x);
@@ -57,19 +68,25 @@ void fused_mbconv(const Tensor& input, const Tensor& weight, const std::optional
   task.out_channels = y.sizes[1];
   task.out_height = y.sizes[2];
   task.out_width = y.sizes[3];
-  strides_of("weight", w, x);
+  EFFKERN_CHECK(w.dim == 4 && w.dtype == x.dtype && w.sizes[1] == task.in_channels && is_dense(w),
+                kName, ": weight: wanted (E, ", task.in_channels,
+                ", kH, kW), channels_last without gaps, got ", w.shape());
   task.hidden = w.sizes[0];
+  task.kernel_h = w.sizes[2];
+  task.kernel_w = w.sizes[3];
+  EFFKERN_CHECK(stride_h > 0 && stride_w > 0 && pad_top >= 0 && pad_left >= 0, kName,
+                ": stride, padding: wanted 1 or more and 0 or more, got (", stride_h, ", ",
+                stride_w, "), (", pad_top, ", ", pad_left, ")");
+  task.stride_h = stride_h;
+  task.stride_w = stride_w;
   task.pad_top = pad_top;
   task.pad_left = pad_left;
-  EFFKERN_CHECK(w.sizes[1] == task.in_channels && w.sizes[2] == 3 && w.sizes[3] == 3, kName,
-                ": weight: wanted (E, ", task.in_channels, ", 3, 3), got ", w.shape());
-  EFFKERN_CHECK(y.sizes[0] == task.images && pad_top >= 0 && pad_left >= 0, kName,
-                ": output: wanted ", task.images, " images, got ", y.shape());
+  EFFKERN_CHECK(y.sizes[0] == task.images, kName, ": output: wanted ", task.images, " images, got ",
+                y.shape());
   EFFKERN_CHECK(activation >= 0 && activation < kNumActivations, kName,
                 ": activation: wanted 0 to ", kNumActivations - 1, ", got ", activation);
   task.input = x.data();
   task.weight = w.data();
-  task.weight_strides = w.strides4();
   task.bias = vector_data("bias", bias, x, task.hidden);
   if (project_weight) {
     const TensorView p(*project_weight);
