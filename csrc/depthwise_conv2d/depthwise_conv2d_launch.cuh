@@ -21,8 +21,9 @@
 namespace effkern {
 
 inline constexpr int64_t kTargetBlocks = 1 << 10;
-// Of the direct channels_last kernels: fewer than of those with hooks, for longer walks.
-inline constexpr int64_t kTargetDirectThreads = 1 << 16;
+// What a large GPU has of the direct channels_last kernels at a time, 12 warps on each SM: with
+// more threads each would walk less far.
+inline constexpr int64_t kTargetDirectThreads = 384 * kDepthwiseThreads;
 // Three on each SM of a large GPU.
 inline constexpr int64_t kTargetPlaneSumBlocks = 396;
 inline constexpr int64_t kMaxWorkspaceBytes = 16 << 20;
@@ -82,7 +83,8 @@ cudaError_t launch_direct(const DepthwiseImages<T>& images, int64_t kernel_size,
           images.batch, images.channels, images.out_height, images.out_width, Shape::kChannels,
           kPixels,
           choose_channel_vectors(images.channels / Shape::kChannels,
-                                 Shape::kChannels * int64_t(sizeof(T)), kPixels * kStride,
+                                 Shape::kChannels * int64_t(sizeof(T)),
+                                 ceil_div(images.out_width, kPixels), kPixels * kStride,
                                  kKernel - kStride, Shape::kMaxVectors),
           kTargetDirectThreads);
       return launch_kernel<depthwise_conv2d_channels_last_kernel<T, kKernel, kStride, Epilogue>>(

@@ -51,18 +51,21 @@ struct Image4 {
 };
 
 // Neighbouring channel vectors of a block of a kernel that loads `columns` columns for a strip and
-// `reach` more: a line of 128 bytes, so that many strips beside each other share columns, unless
-// other numbers leave fewer lanes idle or request fewer sectors.
-inline int64_t choose_channel_vectors(int64_t vectors, int64_t bytes_per_vector, int64_t columns,
-                                      int64_t reach, int64_t max_vectors) {
+// `reach` more: a line of 128 bytes, so that strips beside each other share columns, but no more
+// strips than a row has in a warp, whose lanes walk together. Other numbers where they leave fewer
+// lanes idle or request fewer sectors.
+inline int64_t choose_channel_vectors(int64_t vectors, int64_t bytes_per_vector, int64_t strips,
+                                      int64_t columns, int64_t reach, int64_t max_vectors) {
   // What is no more than this counts for nothing.
   constexpr double kCheap = 1.05;
-  const int64_t line = 128 / bytes_per_vector, sector = 32 / bytes_per_vector;
+  const int64_t line = std::max(128 / bytes_per_vector, 32 / strips);
+  const int64_t sector = 32 / bytes_per_vector;
   int64_t best = 0;
   double least = 0;
   const auto weigh = [&](int64_t most) {
     const int64_t blocks = ceil_div(vectors, most), chosen = ceil_div(vectors, blocks);
-    const int64_t slots = kDepthwiseThreads / chosen, together = slots * columns;
+    const int64_t slots = kDepthwiseThreads / chosen;
+    const int64_t together = std::min(slots, strips) * columns;
     const double lanes = double(blocks * kDepthwiseThreads) / double(vectors * slots);
     const bool whole = blocks == 1 || chosen % sector == 0;
     const double sectors = whole ? 1 : double(chosen + sector - 1) / double(chosen);
