@@ -166,7 +166,7 @@ bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& problem);
 bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& problem);
 
 // Whether a tensor-core kernel serves the weight gradient of channels_last tensors that have whole
-// aligned vectors of 4 channels: 16-bit 5x5 and 7x7 with stride 1.
+// aligned vectors of 4 channels: 16-bit 3x3, 5x5 and 7x7 with stride 1.
 bool has_channels_last_weight_grad_mma_kernel(const DepthwiseConv2dProblem& problem);
 
 DepthwiseConv2dPlan plan_depthwise_conv2d(const DepthwiseConv2dProblem& problem, Backend backend,

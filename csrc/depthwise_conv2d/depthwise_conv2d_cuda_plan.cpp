@@ -22,6 +22,15 @@ bool fits_int(const DepthwiseConv2dProblem& p) {
          p.batch * (height / 4 + 1) * (width / 4 + 1) * channels <= kMaxInt;
 }
 
+// What all tensor-core kernels have in common: 16-bit types, stride 1, dilation 1, multiplier 1;
+// offsets in a plane, up to 128 rows past it, are ints.
+bool fits_products(const DepthwiseConv2dProblem& p) {
+  const bool half = p.dtype == DType::kFloat16 || p.dtype == DType::kBFloat16;
+  const int64_t rows = std::max(p.height, p.out_height()) + 128;
+  return half && p.stride_h == 1 && p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1 &&
+         p.multiplier() == 1 && fits_int(p) && rows * std::max(p.width, p.out_width()) <= kMaxInt;
+}
+
 }  // namespace
 
 bool has_specialized_cuda_kernel(const DepthwiseConv2dProblem& p) {
@@ -66,14 +75,8 @@ bool has_gradients_cuda_kernel(const DepthwiseConv2dProblem& p) {
 }
 
 bool has_toeplitz_cuda_kernel(const DepthwiseConv2dProblem& p) {
-  const bool half = p.dtype == DType::kFloat16 || p.dtype == DType::kBFloat16;
-  // Offsets in a plane, up to 128 rows past it, are ints.
-  const int64_t rows = std::max(p.height, p.out_height()) + 128;
   // Up to 9 taps, a product has more zeros than multiply-adds are worth.
-  const bool known = p.taps() > 9 && std::max(p.kernel_h, p.kernel_w) <= 57 && p.stride_h == 1 &&
-                     p.stride_w == 1 && p.dilation_h == 1 && p.dilation_w == 1 &&
-                     p.multiplier() == 1;
-  return half && known && fits_int(p) && rows * std::max(p.width, p.out_width()) <= kMaxInt;
+  return p.taps() > 9 && std::max(p.kernel_h, p.kernel_w) <= 57 && fits_products(p);
 }
 
 bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& p) {
@@ -83,7 +86,7 @@ bool has_weight_grad_mma_kernel(const DepthwiseConv2dProblem& p) {
 }
 
 bool has_channels_last_weight_grad_mma_kernel(const DepthwiseConv2dProblem& p) {
-  return has_specialized_cuda_kernel(p) && has_toeplitz_cuda_kernel(p) && p.input_numel() > 0 &&
+  return has_specialized_cuda_kernel(p) && fits_products(p) && p.input_numel() > 0 &&
          p.output_numel() > 0;
 }
 
@@ -100,10 +103,14 @@ bool copies_for_weight_grad(const DepthwiseConv2dProblem& p) {
 const char* channels_last_products(const DepthwiseConv2dProblem& p, bool weight_grad) {
   if (p.layout != Layout::kChannelsLast) return nullptr;
   if (weight_grad && has_channels_last_weight_grad_mma_kernel(p)) {
-    // By `benchmarks predict`, a quarter of the time of sums of taps and of copies as planes.
-    return p.out_channels % 4 ? nullptr
-                              : "asked for by name; pairs of pixels on tensor cores, each row read "
-                                "once: predicted faster than sums of taps";
+    if (p.out_channels % 4) return nullptr;
+    // By `benchmarks predict`, two thirds of the time of sums of 3x3 taps, a quarter of those of
+    // 5x5 and 7x7 and of copies as planes.
+    return has_gradients_cuda_kernel(p)
+               ? "asked for by name; pairs of pixels on tensor cores: predicted faster than sums "
+                 "of taps; with the input gradient, one kernel has both and reads grad_output once"
+               : "asked for by name; pairs of pixels on tensor cores, each row read once: "
+                 "predicted faster than sums of taps";
   }
   if (p.out_channels % 8) return nullptr;
   if (weight_grad) {

@@ -6,10 +6,10 @@
 
 namespace effkern {
 
-// Fewer than of other launches: a long walk down the image has less halo for all three tensors.
-inline constexpr int64_t kGradientsThreads = 1 << 16;
 // As many as a large GPU has at a time: more would only store more sums.
 inline constexpr int64_t kGradientsBlocks = 264;
+// No more: a long walk down the image has less halo for all three tensors.
+inline constexpr int64_t kGradientsThreads = kGradientsBlocks * kDepthwiseThreads;
 
 struct GradientsLaunch {
   ChannelsLastTiles tiles;

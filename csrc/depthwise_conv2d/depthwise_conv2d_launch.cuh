@@ -21,6 +21,9 @@
 namespace effkern {
 
 inline constexpr int64_t kTargetBlocks = 1 << 10;
+// What a large GPU has of the direct channels_last kernels at a time, 12 warps on each SM: with
+// more threads each would walk less far.
+inline constexpr int64_t kTargetDirectThreads = 384 * kDepthwiseThreads;
 // Three on each SM of a large GPU.
 inline constexpr int64_t kTargetPlaneSumBlocks = 396;
 inline constexpr int64_t kMaxWorkspaceBytes = 16 << 20;
@@ -75,9 +78,15 @@ cudaError_t launch_direct(const DepthwiseImages<T>& images, int64_t kernel_size,
     constexpr int kKernel = decltype(k)::value, kStride = decltype(s)::value;
     if (channels_last) {
       using Shape = ChannelsLastShape<T, kKernel>;
-      const auto tiles = tile_channels_last(images.batch, images.channels, images.out_height,
-                                            images.out_width, Shape::kChannels,
-                                            Shape::kOutputs / Shape::kChannels, Shape::kMaxVectors);
+      constexpr int kPixels = Shape::kOutputs / Shape::kChannels;
+      const auto tiles = tile_channels_last(
+          images.batch, images.channels, images.out_height, images.out_width, Shape::kChannels,
+          kPixels,
+          choose_channel_vectors(images.channels / Shape::kChannels,
+                                 Shape::kChannels * int64_t(sizeof(T)),
+                                 ceil_div(images.out_width, kPixels), kPixels * kStride,
+                                 kKernel - kStride, Shape::kMaxVectors),
+          kTargetDirectThreads);
       return launch_kernel<depthwise_conv2d_channels_last_kernel<T, kKernel, kStride, Epilogue>>(
           grid_of(blocks_of(tiles)), dim3(kDepthwiseThreads), 0, stream, images, tiles, epilogue);
     }

@@ -50,11 +50,40 @@ struct Image4 {
   }
 };
 
+// Neighbouring channel vectors of a block of a kernel that loads `columns` columns for a strip and
+// `reach` more: a line of 128 bytes, so that strips beside each other share columns, but no more
+// strips than a row has in a warp, whose lanes walk together. Other numbers where they leave fewer
+// lanes idle or request fewer sectors.
+inline int64_t choose_channel_vectors(int64_t vectors, int64_t bytes_per_vector, int64_t strips,
+                                      int64_t columns, int64_t reach, int64_t max_vectors) {
+  // What is no more than this counts for nothing.
+  constexpr double kCheap = 1.05;
+  const int64_t line = std::max(128 / bytes_per_vector, 32 / strips);
+  const int64_t sector = 32 / bytes_per_vector;
+  int64_t best = 0;
+  double least = 0;
+  const auto weigh = [&](int64_t most) {
+    const int64_t blocks = ceil_div(vectors, most), chosen = ceil_div(vectors, blocks);
+    const int64_t slots = kDepthwiseThreads / chosen;
+    const int64_t together = std::min(slots, strips) * columns;
+    const double lanes = double(blocks * kDepthwiseThreads) / double(vectors * slots);
+    const bool whole = blocks == 1 || chosen % sector == 0;
+    const double sectors = whole ? 1 : double(chosen + sector - 1) / double(chosen);
+    // Half of the bytes are stored.
+    const double halo = 1 + double(reach) / double(2 * together);
+    const double cost = std::max({kCheap, lanes, sectors * halo});
+    if (best == 0 || cost < least) best = chosen, least = cost;
+  };
+  for (int64_t most = line; most >= line / 2; --most) weigh(most);
+  for (int64_t most = line + 1; most <= max_vectors; ++most) weigh(most);
+  return best;
+}
+
 // Cuts `columns` into strips and `rows` into tiles that a thread walks down; blocks begin at
 // multiples of `aligned_vectors` vectors.
 inline ChannelsLastTiles tile_channels_last(int64_t batch, int64_t channels, int64_t rows,
                                             int64_t columns, int channels_per_vector,
-                                            int columns_per_strip, int max_vectors,
+                                            int columns_per_strip, int64_t max_vectors,
                                             int64_t target_threads = kTargetThreads,
                                             int64_t aligned_vectors = 1) {
   const int64_t vectors = channels / channels_per_vector, blocks = ceil_div(vectors, max_vectors);

@@ -93,10 +93,11 @@ struct WeightGradCopies {
                                               int begin, int last)
       : unit(begin), last_unit(last) {
     const int group = threadIdx.x % kCellGroups, channel = group * kCellChannels;
+    const int images = first_channel + channel < p.channels ? tiles.images : 0;
     int column = threadIdx.x / kCellGroups;
     int image = tiles.by_grad_columns.split(column);
     from_grad = to_grad = -1;
-    if (image < tiles.images) {
+    if (image < images) {
       from_grad =
           image * int(p.grad_output_strides.n) + column * int(p.grad_output_strides.w) + channel;
       to_grad = tiles.grad_begin +
@@ -108,7 +109,7 @@ struct WeightGradCopies {
       column = threadIdx.x / kCellGroups + i * kCellCopies;
       image = tiles.by_input_columns.split(column);
       from_input[i] = to_input[i] = -1;
-      if (image >= tiles.images) continue;
+      if (image >= images) continue;
       from_input[i] = image * int(p.input_strides.n) + column * int(p.input_strides.w) + channel;
       to_input[i] = (group * tiles.input_group + image * tiles.input_pitch) * kCellElements +
                     column * kCellChannels;
@@ -127,8 +128,7 @@ struct WeightGradCopies {
     const int first_column = walk.column - p.pad_left;
     input = p.input + (walk.image * p.input_strides.n + (row - p.pad_top) * p.input_strides.h +
                        first_column * p.input_strides.w + first_channel);
-    const int channel = first_channel + threadIdx.x % kCellGroups * kCellChannels;
-    const int images = channel < p.channels ? p.batch - walk.image : 0;
+    const int images = p.batch - walk.image;
     int column = threadIdx.x / kCellGroups;
     has_grad = tiles.by_grad_columns.split(column) < images && walk.column + column < p.out_width;
 #pragma unroll
@@ -216,7 +216,11 @@ __global__ void __launch_bounds__(kCellThreads, 2)
             (i % kCellGroups * tiles.grad_group + count) * kCellElements,
         Packed<T, kCellElements>::zero());
   }
-  const int grad_cell = strip * kCellsOfStrip + lane % 16;
+  // A warp without cells or channels multiplies nothing.
+  const bool works =
+      strip * kCellsOfStrip < count && first_channel + group * kCellChannels < p.channels;
+  const unsigned height = works ? p.height : 0;
+  const int grad_cell = works ? strip * kCellsOfStrip + lane % 16 : count;
   const T* const grad = stages + tiles.grad_begin +
                         (group * tiles.grad_group + min(grad_cell, count)) * kCellElements;
   // Lane l gives the address of row l % 8 of matrix l / 8: a shift of the first 8 cells, the next
@@ -227,8 +231,6 @@ __global__ void __launch_bounds__(kCellThreads, 2)
   const T* const input = stages + (group * tiles.input_group + image * tiles.input_pitch + cell -
                                    image * tiles.cells + lane / 8 % 2) *
                                       kCellElements;
-  // A warp that has no cells multiplies nothing.
-  const unsigned height = strip * kCellsOfStrip < count ? p.height : 0;
 
   WeightGradCopies<T, kKernel> copies(tiles, p, first_channel, begin, last);
 #pragma unroll 1

@@ -105,6 +105,7 @@ bool takes_weight_grad_cells(const DepthwiseConv2dProblem& p, const Image4<const
 template <typename T>
 cudaError_t launch_weight_grad_cells(const WeightGradImages<T>& images,
                                      const DepthwiseConv2dProblem& p, cudaStream_t stream) {
+  if (p.kernel_h == 3) return launch_weight_grad_cells<3>(images, p, stream);
   return p.kernel_h == 5 ? launch_weight_grad_cells<5>(images, p, stream)
                          : launch_weight_grad_cells<7>(images, p, stream);
 }

@@ -115,7 +115,7 @@ def test_an_explanation_of_channels_last_images_on_tensor_cores(kernel, reason, 
     assert halves["grad_weight"].kernel != "cuda_weight_grad_mma"
 
 
-@pytest.mark.parametrize("kernel", (5, 7))
+@pytest.mark.parametrize("kernel", (3, 5, 7))
 def test_an_explanation_of_the_weight_gradient_of_channels_last_images(kernel):
     import torch
 

@@ -131,6 +131,23 @@ def test_gradients_in_one_kernel(change, together):
     assert len(names) == (2 if together else 3)
 
 
+@pytest.mark.parametrize("channels", (40, 72, 144, 200, 256))
+def test_blocks_of_the_direct_forward_are_full(channels):
+    from effkern import _library
+    from effkern.testing.launches import record_call
+
+    if not _library.emulation_available():
+        pytest.skip("the launches are those of the emulated library")
+    input = torch.empty(8, channels, 4, 56, dtype=torch.bfloat16)
+    input = input.contiguous(memory_format=torch.channels_last)
+    weight = input.new_empty(channels, 1, 3, 3)
+    (launch,) = record_call("fwd", input, weight, None, input, (1, 1, 1, 1, 1, 1, 1, 1))
+    assert "channels_last_kernel" in launch.kernel
+    # 8 channels of 2 columns in all 4 rows each.
+    threads = 8 * channels // 8 * 56 // 2
+    assert threads <= launch.blocks * launch.block[0] < 1.1 * threads
+
+
 def test_gradients_of_many_strips(device):
     # Several strips for a thread, tiles of rows, and channels that do not fill their block.
     for dtype, channels in ((torch.float32, 36), (torch.bfloat16, 40)):

@@ -204,7 +204,7 @@ void run_weight_grad_mma_channels_last(bool small) {
                                 {1, 8, 6, 200}, {3, 36, 10, 112}, {70, 4, 2, 1},   {5, 16, 19, 10}};
   const Memory memories[] = {Memory::kChannelsLast, Memory::kSlicedChannels};
   unsigned number = 0;
-  for (int64_t kernel : {5, 7}) {
+  for (int64_t kernel : {3, 5, 7}) {
     for (const Size& size : sizes) {
       for (int variant = 0; variant < (small ? 1 : 2); ++variant) {
         ++number;
