@@ -66,8 +66,8 @@ PointwiseStrides strides(bool channels_last, int64_t channels, int64_t pixels) {
 bool pointwise_is_right(CpuIsa isa) {
   PointwiseTask task{};
   PointwiseProblem& p = task.problem;
-  p = {DType::kFloat32, draw(1, 3),      draw(1, 130), draw(1, 40),     draw(1, 70),
-       draw(0, 1) == 1, draw(0, 1) == 1, true,         draw(0, 1) == 1, draw(0, 3) == 0};
+  p = {DType::kFloat32, draw(1, 3), draw(1, 130),    draw(1, 40),     draw(1, 70), draw(0, 1) == 1,
+       draw(0, 1) == 1, true,       draw(0, 1) == 1, draw(0, 3) == 0, false};
   const PointwiseStrides in = strides(p.input_channels_last, p.in_channels, p.pixels);
   const PointwiseStrides out = strides(p.output_channels_last, p.out_channels, p.pixels);
   const Numbers input(p.images * p.in_channels * p.pixels), weight(p.out_channels * p.in_channels);
@@ -85,6 +85,14 @@ bool pointwise_is_right(CpuIsa isa) {
   task.residual_strides = task.output_strides = out;
   task.output = output.data.get();
   task.activation = Activation::kReLU;
+  const int64_t panel = pointwise_kernels(isa).panel;
+  const Numbers packed((p.out_channels + panel - 1) / panel * panel * p.in_channels, true);
+  if (draw(0, 1)) {
+    const PointwiseWeight from{task.weight, task.weight_stride, p.in_channels, p.out_channels};
+    const Parallel threads{&run_threads};
+    if (!pack_pointwise_cpu(from, p.dtype, isa, packed.data.get(), threads)) return false;
+    task.packed = packed.data.get(), p.packed = true;
+  }
   if (!pointwise_cpu(task, isa, 2, Parallel{&run_threads})) return false;
   for (int64_t n = 0; n < p.images; ++n) {
     for (int64_t pixel = 0; pixel < p.pixels; ++pixel) {
@@ -113,18 +121,23 @@ bool fused_mbconv_is_right(CpuIsa isa) {
   t.images = draw(1, 2), t.in_channels = draw(1, 20), t.hidden = draw(1, 40);
   t.height = draw(1, 12), t.width = draw(1, 12);
   t.pad_top = draw(1, 2), t.pad_left = draw(1, 2);
-  t.out_height = t.height + t.pad_top - 1, t.out_width = t.width + t.pad_left - 1;
+  // 3x3 with stride 1, or any.
+  const bool any = draw(0, 1) == 1;
+  t.kernel_h = any ? draw(1, 5) : 3, t.kernel_w = any ? draw(1, 5) : 3;
+  t.stride_h = any ? draw(1, 3) : 1, t.stride_w = any ? draw(1, 3) : 1;
+  const int64_t taps = t.kernel_h * t.kernel_w;
+  t.out_height = (t.height + t.pad_top - 2) / t.stride_h + 1;
+  t.out_width = (t.width + t.pad_left - 2) / t.stride_w + 1;
   const bool projects = draw(0, 1) == 1;
   t.out_channels = projects ? draw(1, 24) : t.hidden;
   const int64_t pixels = t.height * t.width, out_pixels = t.out_height * t.out_width;
-  const Numbers input(t.images * pixels * t.in_channels), weight(t.hidden * 9 * t.in_channels);
+  const Numbers input(t.images * pixels * t.in_channels), weight(t.hidden * taps * t.in_channels);
   const Numbers bias(t.hidden), project_weight(t.out_channels * t.hidden);
   const Numbers project_bias(t.out_channels), residual(t.images * out_pixels * t.out_channels);
   const Numbers output(t.images * out_pixels * t.out_channels, true);
   t.input = input.data.get();
   t.input_strides = {pixels * t.in_channels, t.width * t.in_channels, t.in_channels};
   t.weight = weight.data.get();
-  t.weight_strides = {9 * t.in_channels, 1, 3 * t.in_channels, t.in_channels};
   t.bias = bias.data.get();
   if (projects) {
     t.project_weight = project_weight.data.get(), t.project_stride = t.hidden;
@@ -141,11 +154,12 @@ bool fused_mbconv_is_right(CpuIsa isa) {
     const int64_t n = at / out_pixels, y = at % out_pixels / t.out_width, x = at % t.out_width;
     for (int64_t e = 0; e < t.hidden; ++e) {
       double sum = bias[e];
-      for (int64_t tap = 0; tap < 9; ++tap) {
-        const int64_t iy = y + tap / 3 - t.pad_top, ix = x + tap % 3 - t.pad_left;
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const int64_t iy = y * t.stride_h + tap / t.kernel_w - t.pad_top;
+        const int64_t ix = x * t.stride_w + tap % t.kernel_w - t.pad_left;
         if (iy < 0 || iy >= t.height || ix < 0 || ix >= t.width) continue;
         for (int64_t c = 0; c < t.in_channels; ++c) {
-          sum += double{weight[(e * 9 + tap) * t.in_channels + c]} *
+          sum += double{weight[(e * taps + tap) * t.in_channels + c]} *
                  input[(n * pixels + iy * t.width + ix) * t.in_channels + c];
         }
       }
